@@ -1,2 +1,3 @@
 //! Stub.
 #![forbid(unsafe_code)]
+pub mod seccomp;
