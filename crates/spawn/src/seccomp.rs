@@ -38,7 +38,11 @@
 //! # Speed
 //!
 //! The calls of an ABI are cut into ranges of one answer, and the program is a balanced search over them; arguments are looked
-//! at in leaves only. MEASURED
+//! at in leaves only. The default filter has some 260 instructions for three ABIs (75 for x86_64 alone), of which a plain call
+//! meets at most 13; on Linux 5.11 and later an allowed call meets none, because the kernel proves at install time which
+//! numbers are always allowed. Installing it takes 0.12–0.17 ms, of which 0.05 ms are any filter's, native-only 0.07–0.10 ms,
+//! and the same list as a row of comparisons (1957 instructions, what libseccomp makes by default) 1.0–1.3 ms, on Linux 6.18 (x86-64, two shared cores; median of 50
+//! fresh processes, in one run). Compiling takes some 80 µs, once for each set of capabilities.
 //!
 //! # What it does not do
 //!
@@ -83,7 +87,9 @@ impl Filter {
     }
 
     /// [`docker_default`](Filter::docker_default), but a process that makes a call in another ABI than the machine's first
-    /// (i386 and x32 on x86_64, arm on aarch64) is killed with `SIGSYS`, or, for x32, told `ENOSYS`. Half as long; for programs that nobody trusts.
+    /// (i386 on x86_64, arm on aarch64) is killed with `SIGSYS`, and numbers of x32 get `ENOSYS`.
+    ///
+    /// For programs that nobody trusts: it closes `socketcall`, and is much shorter (75 instructions rather than 260 on x86_64).
     pub fn docker_default_native_only(capabilities: u64) -> Filter {
         cached(Architecture::NATIVE, true, capabilities)
     }
@@ -116,6 +122,17 @@ impl fmt::Debug for Filter {
     }
 }
 
+fn compile_default(architecture: Architecture, native_only: bool, capabilities: u64) -> Filter {
+    let mut builder = FilterBuilder::docker_default(capabilities);
+    if native_only {
+        builder = builder.native_only();
+    }
+    // Its names are in the table and its numbers in range: tests build it for every capability.
+    builder
+        .build_for(architecture)
+        .expect("the default profile compiles")
+}
+
 /// Finds or compiles the default profile.
 ///
 /// Capabilities that the profile doesn't ask for are masked away first, so that a program that gives each container another
@@ -135,7 +152,7 @@ fn cached(architecture: Architecture, native_only: bool, capabilities: u64) -> F
     if let Some((_, filter)) = cache.iter().find(|(k, _)| *k == key) {
         return filter.clone();
     }
-    let filter = profile::filter(architecture, native_only, key.2);
+    let filter = compile_default(architecture, native_only, key.2);
     if cache.len() < SLOTS {
         cache.push((key, filter.clone()));
     }
@@ -277,6 +294,22 @@ impl FilterBuilder {
         .check(default)
     }
 
+    /// The rules of [`Filter::docker_default`], to add to.
+    ///
+    /// ```
+    /// # use coracle_spawn::seccomp::{Action, FilterBuilder};
+    /// // A sandbox that needs io_uring, and nobody to trace anybody.
+    /// let filter = FilterBuilder::docker_default(0)
+    ///     .allow(["io_uring_setup", "io_uring_enter", "io_uring_register"])
+    ///     .rule("ptrace", Action::Errno(1))
+    ///     .build()?;
+    /// # assert!(filter.len() > 0);
+    /// # Ok::<(), coracle_spawn::seccomp::Error>(())
+    /// ```
+    pub fn docker_default(capabilities: u64) -> FilterBuilder {
+        profile::builder(capabilities)
+    }
+
     /// The answer to numbers that no call has, today or to Coracle's knowledge.
     pub fn unknown(mut self, action: Action) -> Self {
         self.decisions[compile::UNKNOWN] = Decision::always(action);
@@ -312,6 +345,14 @@ impl FilterBuilder {
             self.by_row[row] = self.intern(new);
         }
         self.check(action)
+    }
+
+    /// Forgets all rules of this call, the conditional ones too; the default answers it again.
+    pub fn forget(mut self, name: &str) -> Self {
+        if let Some(row) = self.row(name) {
+            self.by_row[row] = compile::DEFAULT;
+        }
+        self
     }
 
     /// The answer to this call where **all** conditions hold. Add it twice for "or".

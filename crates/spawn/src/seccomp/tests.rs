@@ -126,7 +126,7 @@ fn docker(
         return errno(ENOSYS);
     }
     for (when, then, entry) in PROFILE {
-        if holds(*when, machine, capabilities) && entry.iter().any(|name| names.contains(name)) {
+        if holds(*when, capabilities) && entry.iter().any(|name| names.contains(name)) {
             return match then {
                 Then::Answer(Action::Allow) => ALLOW,
                 Then::Answer(Action::Errno(e)) => errno(*e),
@@ -195,7 +195,7 @@ fn the_filter_answers_every_number_of_every_abi_as_the_tables_do() {
     for machine in MACHINES {
         for native_only in [false, true] {
             for capabilities in capability_sets() {
-                let filter = profile::filter(machine, native_only, capabilities);
+                let filter = compile_default(machine, native_only, capabilities);
                 for token in [
                     X86_64.token,
                     I386.token,
@@ -235,13 +235,13 @@ fn the_filter_answers_every_number_of_every_abi_as_the_tables_do() {
 fn the_filter_is_short_and_a_plain_call_meets_few_instructions_and_no_argument() {
     for machine in MACHINES {
         for capabilities in capability_sets() {
-            let filter = profile::filter(machine, false, capabilities);
+            let filter = compile_default(machine, false, capabilities);
             assert!(
                 filter.len() <= 300,
                 "{machine:?} {capabilities:#x}: {} instructions",
                 filter.len()
             );
-            let native = profile::filter(machine, true, capabilities);
+            let native = compile_default(machine, true, capabilities);
             assert!(
                 native.len() <= 110,
                 "{machine:?} {capabilities:#x}: {} instructions, native only",
@@ -376,7 +376,7 @@ fn a_call_of_a_foreign_architecture_kills() {
             X86_64
         };
         assert_eq!(run(&filter, foreign.token, 1, &[0; 6]).value, KILL);
-        let native_only = profile::filter(machine, true, u64::MAX);
+        let native_only = compile_default(machine, true, u64::MAX);
         let compat = if machine == Architecture::X86_64 {
             I386
         } else {
@@ -389,11 +389,11 @@ fn a_call_of_a_foreign_architecture_kills() {
 #[test]
 fn a_capability_opens_its_calls_and_closes_none() {
     for machine in MACHINES {
-        let without = profile::filter(machine, false, 0);
+        let without = compile_default(machine, false, 0);
         for (when, _, names) in PROFILE {
             let When::AnyOf(any) = when else { continue };
             for bit in (0..64).map(|bit| 1 << bit).filter(|bit| any & bit != 0) {
-                let with = profile::filter(machine, false, bit);
+                let with = compile_default(machine, false, bit);
                 for abi in abis(machine, false) {
                     for number in 0..1000 {
                         let before = run(&without, abi.token, abi.base + number, &[0; 6]).value;
@@ -696,4 +696,25 @@ fn the_table_agrees_with_this_machines_kernel_headers() {
         }
         assert!(seen > 300, "{file}: {seen} calls");
     }
+}
+
+#[test]
+fn the_default_rules_can_be_added_to_and_forgotten() {
+    let filter = FilterBuilder::docker_default(0)
+        .allow(["io_uring_setup"])
+        .rule("ptrace", Action::Errno(EPERM))
+        .forget("socket")
+        .rule("socket", Action::Allow)
+        .forget("read")
+        .build_for(Architecture::X86_64)
+        .unwrap();
+    let call = |number, arg| run(&filter, X86_64.token, number, &[arg, 0, 0, 0, 0, 0]).value;
+    assert_eq!(
+        (call(425, 0), call(426, 0), call(101, 0)),
+        (ALLOW, errno(EPERM), errno(EPERM))
+    );
+    assert_eq!(
+        (call(41, 40), call(0, 0), call(1, 0)),
+        (ALLOW, errno(EPERM), ALLOW)
+    );
 }
