@@ -40,9 +40,9 @@
 //! The calls of an ABI are cut into ranges of one answer, and the program is a balanced search over them; arguments are looked
 //! at in leaves only. The default filter has some 260 instructions for three ABIs (75 for x86_64 alone), of which a plain call
 //! meets at most 13; on Linux 5.11 and later an allowed call meets none, because the kernel proves at install time which
-//! numbers are always allowed. Installing it takes 0.12–0.17 ms, of which 0.05 ms are any filter's, native-only 0.07–0.10 ms,
-//! and the same list as a row of comparisons (1957 instructions, what libseccomp makes by default) 1.0–1.3 ms, on Linux 6.18 (x86-64, two shared cores; median of 50
-//! fresh processes, in one run). Compiling takes some 80 µs, once for each set of capabilities.
+//! numbers are always allowed. Installing it takes 0.12–0.17 ms, of which 0.05 ms are any filter's; native-only 0.07–0.10 ms;
+//! the same list as a row of comparisons (1957 instructions) 1.0–1.3 ms: medians of 50 fresh processes each, in random turn,
+//! Linux 6.18, x86-64, two shared cores. Compiling takes some 80 µs, once for each set of capabilities.
 //!
 //! # What it does not do
 //!

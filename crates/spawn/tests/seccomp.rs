@@ -132,3 +132,43 @@ fn a_killing_rule_ends_the_process_with_sigsys() {
     assert_eq!(output.status.signal(), Some(31), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "before");
 }
+
+/// Makes i386 calls from a 64-bit process by `int 0x80`: push rbx; mov eax, edi; mov ebx, esi; xor ecx, ecx; int 0x80; pop rbx; ret.
+#[cfg(target_arch = "x86_64")]
+const I386: &str = r"
+import mmap
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(bytes.fromhex('5389f889f331c9cd805bc3'))
+i386 = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+";
+
+/// Needs a kernel with CONFIG_IA32_EMULATION.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_kernel_answers_i386_calls_as_the_default_filter_says_and_native_only_kills() {
+    use std::os::unix::process::ExitStatusExt;
+    const GETPID: &str = "print(i386(20, 0) > 0, flush=True)";
+    let everything = FilterBuilder::new(Action::Allow).build().unwrap();
+    let Some(output) = under(&everything, &format!("{I386}{GETPID}")) else {
+        return;
+    };
+    if output.stdout != b"True\n" {
+        println!("SKIP: CONFIG_IA32_EMULATION");
+        return;
+    }
+    // getpid; keyctl, mount, io_uring_setup, unshare, socket(AF_VSOCK); clone3, and a number that is nobody's.
+    let code = "print(i386(20, 0) > 0, i386(288, 0), i386(21, 0), i386(425, 1), i386(310, 0x10000000), i386(359, 40), i386(435, 0), i386(600, 0))";
+    check(
+        &Filter::docker_default(0),
+        &format!("{I386}{code}"),
+        "True -1 -1 -1 -1 -1 -38 -38",
+    );
+
+    let Some(output) = under(
+        &Filter::docker_default_native_only(0),
+        &format!("{I386}{GETPID}"),
+    ) else {
+        return;
+    };
+    assert_eq!(output.status.signal(), Some(31), "{output:?}");
+}

@@ -542,8 +542,8 @@ fn unknown_numbers_are_as_allowed_as_known_ones_unless_told() {
 fn jumps_reach_through_a_program_of_thousands_of_instructions() {
     // Another errno for every call, and a condition for every third or second: nothing merges and nothing is near.
     for machine in MACHINES {
-        for every in [3, 2] {
-            let conditional = |i: usize| i % every == 0;
+        for every in [3_usize, 2] {
+            let conditional = |i: usize| i.is_multiple_of(every);
             let mut builder = FilterBuilder::new(Action::KillProcess).unknown(Action::Errno(4000));
             for (i, (name, _)) in TABLE.iter().enumerate() {
                 if conditional(i) {
