@@ -116,9 +116,7 @@ impl Filter {
 
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Filter")
-            .field("instructions", &self.len())
-            .finish()
+        f.debug_struct("Filter").field("instructions", &self.len()).finish()
     }
 }
 
@@ -128,9 +126,7 @@ fn compile_default(architecture: Architecture, native_only: bool, capabilities: 
         builder = builder.native_only();
     }
     // Its names are in the table and its numbers in range: tests build it for every capability.
-    builder
-        .build_for(architecture)
-        .expect("the default profile compiles")
+    builder.build_for(architecture).expect("the default profile compiles")
 }
 
 /// Finds or compiles the default profile.
@@ -142,11 +138,7 @@ fn cached(architecture: Architecture, native_only: bool, capabilities: u64) -> F
     type Key = (Architecture, bool, u64);
     static CACHE: Mutex<Vec<(Key, Filter)>> = Mutex::new(Vec::new());
 
-    let key = (
-        architecture,
-        native_only,
-        capabilities & profile::CAPABILITIES_THAT_MATTER,
-    );
+    let key = (architecture, native_only, capabilities & profile::CAPABILITIES_THAT_MATTER);
     // The list is only pushed to, so a panic elsewhere can't have left it broken.
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, filter)) = cache.iter().find(|(k, _)| *k == key) {
@@ -231,23 +223,13 @@ impl ArgCond {
     /// On an argument that the kernel takes as 32 bits (`int`, `unsigned int`, `mode_t`, a descriptor): the upper half of
     /// the register is ignored, as the kernel ignores it. `index` counts from 0 to 5.
     pub const fn int(index: u8, op: Op, value: u32) -> ArgCond {
-        ArgCond {
-            index,
-            op,
-            value: value as u64,
-            wide: false,
-        }
+        ArgCond { index, op, value: value as u64, wide: false }
     }
 
     /// On an argument that the kernel takes as a whole register (`long`, `size_t`, a pointer). In a 32-bit ABI its upper half
     /// is zero. `index` counts from 0 to 5.
     pub const fn long(index: u8, op: Op, value: u64) -> ArgCond {
-        ArgCond {
-            index,
-            op,
-            value,
-            wide: true,
-        }
+        ArgCond { index, op, value, wide: true }
     }
 }
 
@@ -338,10 +320,7 @@ impl FilterBuilder {
     pub fn rule(mut self, name: &str, action: Action) -> Self {
         if let Some(row) = self.row(name) {
             let old = &self.decisions[self.by_row[row]];
-            let new = Decision {
-                rules: old.rules.clone(),
-                otherwise: action,
-            };
+            let new = Decision { rules: old.rules.clone(), otherwise: action };
             self.by_row[row] = self.intern(new);
         }
         self.check(action)
@@ -358,17 +337,11 @@ impl FilterBuilder {
     /// The answer to this call where **all** conditions hold. Add it twice for "or".
     pub fn rule_if(mut self, name: &str, conditions: &[ArgCond], action: Action) -> Self {
         for c in conditions.iter().filter(|c| c.index > 5) {
-            self.mistakes.push(Mistake::ArgumentIndex {
-                syscall: name.to_owned(),
-                index: c.index,
-            });
+            self.mistakes.push(Mistake::ArgumentIndex { syscall: name.to_owned(), index: c.index });
         }
         if let Some(row) = self.row(name) {
             let mut new = self.decisions[self.by_row[row]].clone();
-            new.rules.push(Rule {
-                conditions: conditions.to_vec(),
-                action,
-            });
+            new.rules.push(Rule { conditions: conditions.to_vec(), action });
             self.by_row[row] = self.intern(new);
         }
         self.check(action)
@@ -395,11 +368,7 @@ impl FilterBuilder {
             if !self.unknown_names.is_empty() {
                 problems.push(format!(
                     "no kernel up to 6.18 has the system call{} {}",
-                    if self.unknown_names.len() == 1 {
-                        ""
-                    } else {
-                        "s"
-                    },
+                    if self.unknown_names.len() == 1 { "" } else { "s" },
                     self.unknown_names.join(", ")
                 ));
             }
@@ -411,10 +380,7 @@ impl FilterBuilder {
                     Mistake::Errno(errno) => format!("{errno} is no errno: they go to 4095"),
                 });
             }
-            return Err(Error::Invalid {
-                unknown: self.unknown_names.clone(),
-                problems,
-            });
+            return Err(Error::Invalid { unknown: self.unknown_names.clone(), problems });
         }
         let abis = compile::abis(architecture, self.native_only);
         let program = compile::program(abis, &self.by_row, &self.decisions);
@@ -422,9 +388,7 @@ impl FilterBuilder {
         if length > compile::MAX_INSTRUCTIONS {
             return Err(Error::TooLong { length });
         }
-        Ok(Filter {
-            program: program.into(),
-        })
+        Ok(Filter { program: program.into() })
     }
 
     fn row(&mut self, name: &str) -> Option<usize> {
@@ -490,10 +454,7 @@ impl Error {
                 let near: Vec<String> = unknown.iter().filter_map(|name| similar(name)).collect();
                 (!near.is_empty()).then(|| near.join("; "))
             }
-            Error::TooLong { .. } => Some(
-                "give fewer rules with conditions, or close the other ABIs with native_only()"
-                    .into(),
-            ),
+            Error::TooLong { .. } => Some("give fewer rules with conditions, or close the other ABIs with native_only()".into()),
         }
     }
 }
@@ -501,20 +462,9 @@ impl Error {
 /// `did you mean …?` for a name in capitals, with a prefix of the kernel's, or with one letter wrong.
 fn similar(name: &str) -> Option<String> {
     let lower = name.to_ascii_lowercase();
-    let bare = ["sys_", "__nr_", "nr_", "scmp_sys_"]
-        .iter()
-        .find_map(|p| lower.strip_prefix(p))
-        .unwrap_or(&lower);
-    let found = table::TABLE
-        .iter()
-        .map(|row| row.0)
-        .find(|known| *known == bare);
-    let found = found.or_else(|| {
-        table::TABLE
-            .iter()
-            .map(|row| row.0)
-            .find(|known| one_letter_apart(known, bare))
-    })?;
+    let bare = ["sys_", "__nr_", "nr_", "scmp_sys_"].iter().find_map(|p| lower.strip_prefix(p)).unwrap_or(&lower);
+    let found = table::TABLE.iter().map(|row| row.0).find(|known| *known == bare);
+    let found = found.or_else(|| table::TABLE.iter().map(|row| row.0).find(|known| one_letter_apart(known, bare)))?;
     Some(format!("did you mean {found} for {name}?"))
 }
 
@@ -527,9 +477,7 @@ fn one_letter_apart(a: &str, b: &str) -> bool {
     let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
     let skip = |s: &[u8], n: usize| s.get(n..).unwrap_or_default().to_vec();
     let next = same + 1;
-    skip(a, next) == skip(b, next)
-        || skip(a, next) == skip(b, same)
-        || skip(a, same) == skip(b, next)
+    skip(a, next) == skip(b, next) || skip(a, next) == skip(b, same) || skip(a, same) == skip(b, next)
 }
 
 impl fmt::Display for Error {
@@ -538,11 +486,9 @@ impl fmt::Display for Error {
             Error::Invalid { problems, .. } => {
                 write!(f, "can't make a seccomp filter: {}", problems.join("; "))
             }
-            Error::TooLong { length } => write!(
-                f,
-                "can't make a seccomp filter: it has {length} instructions, and the kernel takes {}",
-                compile::MAX_INSTRUCTIONS
-            ),
+            Error::TooLong { length } => {
+                write!(f, "can't make a seccomp filter: it has {length} instructions, and the kernel takes {}", compile::MAX_INSTRUCTIONS)
+            }
         }
     }
 }

@@ -30,13 +30,7 @@ exec(sys.argv[2])
 fn under(filter: &Filter, code: &str) -> Option<Output> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, filter.as_bytes()).unwrap();
-    match Command::new("python3")
-        .arg("-c")
-        .arg(INSTALL)
-        .arg(file.path())
-        .arg(code)
-        .output()
-    {
+    match Command::new("python3").arg("-c").arg(INSTALL).arg(file.path()).arg(code).output() {
         Ok(output) => Some(output),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             println!("SKIP: python3");
@@ -51,21 +45,14 @@ fn check(filter: &Filter, code: &str, expected: &str) {
     let Some(output) = under(filter, code) else {
         return;
     };
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}: {err}", output.status);
     assert_eq!(out.trim(), expected, "{err}");
 }
 
 #[test]
 fn the_kernel_takes_the_default_filter_and_ordinary_programs_run_under_it() {
-    for filter in [
-        Filter::docker_default(0),
-        Filter::docker_default_native_only(0),
-        Filter::docker_default(u64::MAX),
-    ] {
+    for filter in [Filter::docker_default(0), Filter::docker_default_native_only(0), Filter::docker_default(u64::MAX)] {
         let code = "
 import os, socket, subprocess, tempfile, threading
 thread = threading.Thread(target=lambda: None); thread.start(); thread.join()
@@ -101,11 +88,7 @@ print('done')";
 fn a_filter_of_ones_own_forbids_what_it_says_and_nothing_else() {
     let filter = FilterBuilder::new(Action::Allow)
         .rule("getppid", Action::Errno(95))
-        .rule_if(
-            "lseek",
-            &[ArgCond::long(1, Op::Gt, 1 << 40)],
-            Action::Errno(27),
-        )
+        .rule_if("lseek", &[ArgCond::long(1, Op::Gt, 1 << 40)], Action::Errno(27))
         .build()
         .unwrap();
     let code = "
@@ -119,14 +102,8 @@ print(call(110), call(39), call(8, f.fileno(), 1 << 40, 0), call(8, f.fileno(), 
 #[test]
 fn a_killing_rule_ends_the_process_with_sigsys() {
     use std::os::unix::process::ExitStatusExt;
-    let filter = FilterBuilder::new(Action::Allow)
-        .rule("getppid", Action::KillProcess)
-        .build()
-        .unwrap();
-    let Some(output) = under(
-        &filter,
-        "print('before', flush=True); call(110); print('after')",
-    ) else {
+    let filter = FilterBuilder::new(Action::Allow).rule("getppid", Action::KillProcess).build().unwrap();
+    let Some(output) = under(&filter, "print('before', flush=True); call(110); print('after')") else {
         return;
     };
     assert_eq!(output.status.signal(), Some(31), "{output:?}");
@@ -157,17 +134,11 @@ fn the_kernel_answers_i386_calls_as_the_default_filter_says_and_native_only_kill
         return;
     }
     // getpid; keyctl, mount, io_uring_setup, unshare, socket(AF_VSOCK); clone3, and a number that is nobody's.
-    let code = "print(i386(20, 0) > 0, i386(288, 0), i386(21, 0), i386(425, 1), i386(310, 0x10000000), i386(359, 40), i386(435, 0), i386(600, 0))";
-    check(
-        &Filter::docker_default(0),
-        &format!("{I386}{code}"),
-        "True -1 -1 -1 -1 -1 -38 -38",
-    );
+    let code =
+        "print(i386(20, 0) > 0, i386(288, 0), i386(21, 0), i386(425, 1), i386(310, 0x10000000), i386(359, 40), i386(435, 0), i386(600, 0))";
+    check(&Filter::docker_default(0), &format!("{I386}{code}"), "True -1 -1 -1 -1 -1 -38 -38");
 
-    let Some(output) = under(
-        &Filter::docker_default_native_only(0),
-        &format!("{I386}{GETPID}"),
-    ) else {
+    let Some(output) = under(&Filter::docker_default_native_only(0), &format!("{I386}{GETPID}")) else {
         return;
     };
     assert_eq!(output.status.signal(), Some(31), "{output:?}");

@@ -33,10 +33,7 @@ pub(super) struct Decision {
 
 impl Decision {
     pub(super) const fn always(action: Action) -> Decision {
-        Decision {
-            rules: Vec::new(),
-            otherwise: action,
-        }
+        Decision { rules: Vec::new(), otherwise: action }
     }
 }
 
@@ -59,31 +56,11 @@ pub(super) struct Abi {
 /// The x32 ABI has x86_64's token and this bit in the number.
 const X32_BIT: u32 = 0x4000_0000;
 
-pub(super) const X86_64: Abi = Abi {
-    token: 0xc000_003e,
-    column: 0,
-    base: 0,
-};
-pub(super) const I386: Abi = Abi {
-    token: 0x4000_0003,
-    column: 1,
-    base: 0,
-};
-pub(super) const X32: Abi = Abi {
-    token: 0xc000_003e,
-    column: 2,
-    base: X32_BIT,
-};
-pub(super) const AARCH64: Abi = Abi {
-    token: 0xc000_00b7,
-    column: 3,
-    base: 0,
-};
-pub(super) const ARM: Abi = Abi {
-    token: 0x4000_0028,
-    column: 4,
-    base: 0,
-};
+pub(super) const X86_64: Abi = Abi { token: 0xc000_003e, column: 0, base: 0 };
+pub(super) const I386: Abi = Abi { token: 0x4000_0003, column: 1, base: 0 };
+pub(super) const X32: Abi = Abi { token: 0xc000_003e, column: 2, base: X32_BIT };
+pub(super) const AARCH64: Abi = Abi { token: 0xc000_00b7, column: 3, base: 0 };
+pub(super) const ARM: Abi = Abi { token: 0x4000_0028, column: 4, base: 0 };
 
 /// The ABIs of a machine, the native one first. Two with the same token are neighbours, in the order of their numbers.
 pub(super) const fn abis(architecture: Architecture, native_only: bool) -> &'static [Abi] {
@@ -99,45 +76,23 @@ pub(super) const fn abis(architecture: Architecture, native_only: bool) -> &'sta
 pub(super) fn program(abis: &[Abi], by_row: &[usize], decisions: &[Decision]) -> Vec<u8> {
     let mut writer = Writer::new(decisions);
     // Equal decisions may stand under two indices: the default's and somebody's own.
-    let canonical: Vec<usize> = decisions
-        .iter()
-        .enumerate()
-        .map(|(i, d)| decisions.iter().position(|other| other == d).unwrap_or(i))
-        .collect();
+    let canonical: Vec<usize> =
+        decisions.iter().enumerate().map(|(i, d)| decisions.iter().position(|other| other == d).unwrap_or(i)).collect();
     // From the last architecture to the first, in front of the end for a foreign one.
     let mut foreign = writer.action(Action::KillProcess);
     let mut rest = abis;
     while let Some(last) = rest.last() {
-        let same = rest
-            .iter()
-            .take_while(|abi| abi.token != last.token)
-            .count();
+        let same = rest.iter().take_while(|abi| abi.token != last.token).count();
         let mut ranges = Vec::with_capacity(160);
         for abi in &rest[same..] {
             ranges_of(*abi, by_row, &canonical, &mut ranges);
         }
         rest = &rest[..same];
         let tree = writer.tree(&group(&ranges));
-        let entry = writer.put(
-            Instruction {
-                code: LOAD,
-                jt: 0,
-                jf: 0,
-                k: NUMBER,
-            },
-            tree,
-        );
+        let entry = writer.put(Instruction { code: LOAD, jt: 0, jf: 0, k: NUMBER }, tree);
         foreign = writer.branch(JEQ, last.token, entry, foreign);
     }
-    writer.put(
-        Instruction {
-            code: LOAD,
-            jt: 0,
-            jf: 0,
-            k: ARCHITECTURE,
-        },
-        foreign,
-    );
+    writer.put(Instruction { code: LOAD, jt: 0, jf: 0, k: ARCHITECTURE }, foreign);
     writer.into_bytes()
 }
 
@@ -166,10 +121,7 @@ fn ranges_of(abi: Abi, by_row: &[usize], canonical: &[usize], ranges: &mut Vec<R
     };
     let mut next = abi.base;
     for (i, (number, decision)) in calls.iter().enumerate() {
-        if calls
-            .get(i + 1)
-            .is_some_and(|(following, _)| following == number)
-        {
+        if calls.get(i + 1).is_some_and(|(following, _)| following == number) {
             continue;
         }
         let number = abi.base + number;
@@ -209,11 +161,7 @@ fn group(ranges: &[Range]) -> Vec<Group> {
                 _ => break,
             }
         }
-        groups.push(Group {
-            start,
-            decision,
-            odd,
-        });
+        groups.push(Group { start, decision, odd });
         i += 1;
     }
     groups
@@ -263,12 +211,7 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(decisions: &'a [Decision]) -> Writer<'a> {
-        Writer {
-            decisions,
-            code: Vec::with_capacity(512),
-            returns: Vec::new(),
-            leaves: vec![None; decisions.len()],
-        }
+        Writer { decisions, code: Vec::with_capacity(512), returns: Vec::new(), leaves: vec![None; decisions.len()] }
     }
 
     /// Puts an instruction that goes on at `next`: directly in front of it, or with a jump between.
@@ -283,12 +226,7 @@ impl<'a> Writer<'a> {
     fn jump(&mut self, target: Label) -> Label {
         let distance = self.code.len() - target - 1;
         // A program of 2^32 instructions doesn't fit into memory.
-        self.code.push(Instruction {
-            code: JA,
-            jt: 0,
-            jf: 0,
-            k: distance as u32,
-        });
+        self.code.push(Instruction { code: JA, jt: 0, jf: 0, k: distance as u32 });
         self.code.len() - 1
     }
 
@@ -305,12 +243,7 @@ impl<'a> Writer<'a> {
                 return label;
             }
         }
-        self.code.push(Instruction {
-            code: RET,
-            jt: 0,
-            jf: 0,
-            k,
-        });
+        self.code.push(Instruction { code: RET, jt: 0, jf: 0, k });
         let label = self.code.len() - 1;
         match known {
             Some(i) => self.returns[i].1 = label,
@@ -342,16 +275,8 @@ impl<'a> Writer<'a> {
         let yes = self.near(yes, 1); // `no` may need one instruction in between
         let no = self.near(no, 0);
         let here = self.code.len();
-        let distance = |label: Label| {
-            u8::try_from(here - label - 1)
-                .expect("near() brought the target within 255 instructions")
-        };
-        self.code.push(Instruction {
-            code,
-            jt: distance(yes),
-            jf: distance(no),
-            k,
-        });
+        let distance = |label: Label| u8::try_from(here - label - 1).expect("near() brought the target within 255 instructions");
+        self.code.push(Instruction { code, jt: distance(yes), jf: distance(no), k });
         here
     }
 
@@ -383,9 +308,7 @@ impl<'a> Writer<'a> {
         let mut label = self.action(decision.otherwise);
         for (i, rule) in decision.rules.iter().enumerate().rev() {
             // After a failed test of the same word, the accumulator still holds it.
-            let loaded = i > 0
-                && single_word(&decision.rules[i - 1])
-                    .is_some_and(|word| single_word(rule) == Some(word));
+            let loaded = i > 0 && single_word(&decision.rules[i - 1]).is_some_and(|word| single_word(rule) == Some(word));
             label = self.rule(rule, label, loaded);
         }
         self.leaves[index] = Some(label);
@@ -404,19 +327,7 @@ impl<'a> Writer<'a> {
         let (high, low) = ((condition.value >> 32) as u32, condition.value as u32);
         let index = condition.index;
         let load = |writer: &mut Self, offset, next| {
-            if loaded {
-                next
-            } else {
-                writer.put(
-                    Instruction {
-                        code: LOAD,
-                        jt: 0,
-                        jf: 0,
-                        k: offset,
-                    },
-                    next,
-                )
-            }
+            if loaded { next } else { writer.put(Instruction { code: LOAD, jt: 0, jf: 0, k: offset }, next) }
         };
         // "Not" is the same test with its ends swapped.
         let (op, hold, fail) = match condition.op {
@@ -426,11 +337,7 @@ impl<'a> Writer<'a> {
             op => (op, hold, fail),
         };
         if let Op::MaskedEq(mask) = op {
-            let mask = if condition.wide {
-                mask
-            } else {
-                mask & 0xffff_ffff
-            };
+            let mask = if condition.wide { mask } else { mask & 0xffff_ffff };
             if condition.value & !mask != 0 {
                 return fail; // Bits that the mask takes away never match.
             }
@@ -449,62 +356,22 @@ impl<'a> Writer<'a> {
             return label;
         }
         let test = self.branch(JEQ, high, label, fail);
-        let test = if op == Op::Eq {
-            test
-        } else {
-            self.branch(JGT, high, hold, test)
-        };
-        self.put(
-            Instruction {
-                code: LOAD,
-                jt: 0,
-                jf: 0,
-                k: argument_high(index),
-            },
-            test,
-        )
+        let test = if op == Op::Eq { test } else { self.branch(JGT, high, hold, test) };
+        self.put(Instruction { code: LOAD, jt: 0, jf: 0, k: argument_high(index) }, test)
     }
 
     /// One word of a masked comparison.
-    fn masked(
-        &mut self,
-        offset: u32,
-        mask: u32,
-        value: u32,
-        hold: Label,
-        fail: Label,
-        loaded: bool,
-    ) -> Label {
+    fn masked(&mut self, offset: u32, mask: u32, value: u32, hold: Label, fail: Label, loaded: bool) -> Label {
         let test = match (mask, value) {
             (0, _) => return hold,
             (u32::MAX, _) => self.branch(JEQ, value, hold, fail),
             (_, 0) => self.branch(JSET, mask, fail, hold),
             _ => {
                 let test = self.branch(JEQ, value, hold, fail);
-                self.put(
-                    Instruction {
-                        code: AND,
-                        jt: 0,
-                        jf: 0,
-                        k: mask,
-                    },
-                    test,
-                )
+                self.put(Instruction { code: AND, jt: 0, jf: 0, k: mask }, test)
             }
         };
-        if loaded {
-            test
-        } else {
-            self.put(
-                Instruction {
-                    code: LOAD,
-                    jt: 0,
-                    jf: 0,
-                    k: offset,
-                },
-                test,
-            )
-        }
+        if loaded { test } else { self.put(Instruction { code: LOAD, jt: 0, jf: 0, k: offset }, test) }
     }
 
     fn into_bytes(self) -> Vec<u8> {
@@ -521,14 +388,7 @@ impl<'a> Writer<'a> {
 /// The argument whose low word is all that a rule looks at, and leaves in the accumulator.
 fn single_word(rule: &Rule) -> Option<u8> {
     match rule.conditions[..] {
-        [
-            ArgCond {
-                index,
-                op,
-                wide: false,
-                ..
-            },
-        ] if !matches!(op, Op::MaskedEq(_)) => Some(index),
+        [ArgCond { index, op, wide: false, .. }] if !matches!(op, Op::MaskedEq(_)) => Some(index),
         _ => None,
     }
 }

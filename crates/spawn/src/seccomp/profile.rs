@@ -232,13 +232,8 @@ pub(super) fn builder(capabilities: u64) -> FilterBuilder {
         for name in *names {
             builder = match then {
                 Then::Answer(action) => builder.rule(name, *action),
-                Then::AllowUnless(any) => any
-                    .iter()
-                    .fold(builder, |b, c| b.rule_if(name, &[*c], refused))
-                    .rule(name, Action::Allow),
-                Then::AllowOnly(any) => any
-                    .iter()
-                    .fold(builder, |b, c| b.rule_if(name, &[*c], Action::Allow)),
+                Then::AllowUnless(any) => any.iter().fold(builder, |b, c| b.rule_if(name, &[*c], refused)).rule(name, Action::Allow),
+                Then::AllowOnly(any) => any.iter().fold(builder, |b, c| b.rule_if(name, &[*c], Action::Allow)),
             };
         }
     }
