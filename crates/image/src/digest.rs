@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use sha2::Digest as _;
 
+use crate::error::shortened;
+
 /// The digest of a blob, a manifest or an unpacked layer, for example `sha256:e3b0c442…`.
 ///
 /// Only the registered algorithms `sha256` and `sha512`, only lower-case hexadecimal of exactly the right length: it's safe as a
@@ -189,14 +191,6 @@ fn to_hex(bytes: &[u8]) -> Box<str> {
         hex.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
     hex.into()
-}
-
-/// What a message shows of a text that a stranger chose: its first 160 characters.
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(160) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]
