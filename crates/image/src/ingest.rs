@@ -27,6 +27,9 @@ use crate::store::Store;
 /// The bytes that are read from a file at once.
 const CHUNK: usize = 128 << 10;
 
+/// How much of a blob is still fetched after its sink failed, to tell bytes that were wrong from a sink that was.
+const DOUBT: u64 = 64 << 20;
+
 /// The exclusive right to bring a blob into the store.
 #[derive(Debug)]
 pub(crate) struct Ingest {
@@ -134,6 +137,8 @@ pub(crate) struct Flow {
     #[cfg(feature = "registry")]
     resumed: bool,
     sink: Option<Sinking>,
+    /// Why there is no sink any more.
+    failure: Option<Error>,
 }
 
 struct Sinking {
@@ -186,6 +191,7 @@ impl Flow {
             #[cfg(feature = "registry")]
             resumed: false,
             sink: None,
+            failure: None,
         })
     }
 
@@ -225,6 +231,7 @@ impl Flow {
             written: 0,
             resumed: true,
             sink,
+            failure: None,
         };
         let mut file = &flow.ingest.file;
         file.rewind().map_err(disk("read", &flow.ingest.path))?;
@@ -263,10 +270,20 @@ impl Flow {
             return Err(error);
         }
         self.hasher.update(bytes);
-        match &mut self.sink {
-            Some(sink) => sink.take(bytes),
-            None => Ok(()),
+        let Some(sink) = &mut self.sink else {
+            return Ok(());
+        };
+        let Err(error) = sink.take(bytes) else {
+            return Ok(());
+        };
+        // What came may be to blame: the digest will tell.
+        self.sink = None;
+        if self.ingest.size - self.written > DOUBT {
+            self.ingest.remove();
+            return Err(error);
         }
+        self.failure = Some(error);
+        Ok(())
     }
 
     /// Takes the next bytes: never more than were announced.
@@ -296,15 +313,18 @@ impl Flow {
             self.ingest.remove();
             return Err(error);
         }
-        if let Some(sink) = self.sink {
-            sink.finish()?;
-        }
+        // The blob is right: it's kept, whatever its sink says.
+        let sunk = match (self.failure, self.sink) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(sink)) => sink.finish(),
+            (None, None) => Ok(()),
+        };
         let blob = &self.ingest.blob;
         let dir = blob.parent().expect("a blob is in a directory");
         let _ = fs::DirBuilder::new().mode(0o700).create(dir);
         fs::rename(&self.ingest.path, blob).map_err(disk("make the blob", blob))?;
         self.ingest.gone = true;
-        Ok(())
+        sunk
     }
 }
 

@@ -61,3 +61,8 @@ pub use reference::{ParseReferenceError, Reference};
 pub use registry::Puller;
 pub use sink::{LayerInfo, LayerSink, LayerWriter, NoSink, SinkError};
 pub use store::Store;
+
+/// The README's program compiles.
+#[cfg(all(doctest, feature = "registry"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

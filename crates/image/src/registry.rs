@@ -456,41 +456,42 @@ impl<'a> Pull<'a> {
                 }
                 Prepared::Missing(ingest) => ingest,
             };
-            let (info, sink) = (layer.clone(), self.sink.clone());
-            let flow = self
-                .blocking(move || Flow::resume(ingest, Some((&*sink, &info))))
-                .await?;
-            let resumed = flow.resumed();
-            let total = layer.size;
-            let report = |done| {
-                self.report(Progress::Layer {
-                    digest: layer.digest.clone(),
-                    done,
-                    total,
-                })
-            };
-            match self
-                .fetch(
-                    flow,
-                    &layer.digest,
-                    total,
-                    &format!("layer {}", layer.index),
-                    &report,
-                )
-                .await
-            {
+            match self.layer_from(ingest, layer).await {
                 Ok(()) => break,
                 // What an earlier pull left behind may be what is wrong. It's gone now.
-                Err(Error::Corrupt { .. } | Error::Sink { .. }) if resumed && again => {
-                    again = false
-                }
-                Err(error) => return Err(error),
+                Err((true, Error::Corrupt { .. } | Error::Sink { .. })) if again => again = false,
+                Err((_, error)) => return Err(error),
             }
         }
         self.report(Progress::Unpacked {
             digest: layer.digest.clone(),
         });
         Ok(())
+    }
+
+    /// Brings a layer, or what is missing of it. An error comes with whether an earlier pull had left a beginning.
+    async fn layer_from(&self, ingest: Ingest, layer: &LayerInfo) -> Result<(), (bool, Error)> {
+        let (info, sink) = (layer.clone(), self.sink.clone());
+        let resume = move || Flow::resume(ingest, Some((&*sink, &info)));
+        let flow = self.blocking(resume).await.map_err(|e| (true, e))?;
+        let (resumed, total) = (flow.resumed(), layer.size);
+        let report = |done| {
+            self.report(Progress::Layer {
+                digest: layer.digest.clone(),
+                done,
+                total,
+            })
+        };
+        let fetched = self
+            .fetch(
+                flow,
+                &layer.digest,
+                total,
+                &format!("layer {}", layer.index),
+                &report,
+            )
+            .await;
+        fetched.map_err(|e| (resumed, e))
     }
 
     /// Fetches the rest of a blob.

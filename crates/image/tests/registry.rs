@@ -259,6 +259,7 @@ struct Request {
     method: String,
     path: String,
     range: Option<u64>,
+    authorization: Option<String>,
 }
 
 #[derive(Clone)]
@@ -271,6 +272,8 @@ struct Answer {
     /// …waits so long before it hangs up.
     stall: Duration,
     digest_header: bool,
+    /// Says where to get a token.
+    challenge: bool,
 }
 
 impl Liar {
@@ -348,19 +351,28 @@ impl LiarState {
             words.next().unwrap_or_default(),
             words.next().unwrap_or_default(),
         );
-        let mut range = None;
+        let (mut range, mut authorization) = (None, None);
         for line in lines
             .map_while(Result::ok)
             .take_while(|line| !line.is_empty())
         {
-            if let Some(from) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
-                range = from.trim_end_matches('-').parse::<u64>().ok();
+            let (name, value) = line.split_once(": ").unwrap_or_default();
+            match name.to_ascii_lowercase().as_str() {
+                "range" => {
+                    let from = value
+                        .strip_prefix("bytes=")
+                        .map(|v| v.trim_end_matches('-'));
+                    range = from.and_then(|v| v.parse::<u64>().ok());
+                }
+                "authorization" => authorization = Some(value.to_owned()),
+                _ => {}
             }
         }
         let request = Request {
             method,
             path,
             range,
+            authorization,
         };
         self.asked.lock().unwrap().push(request.clone());
 
@@ -372,6 +384,7 @@ impl LiarState {
             cut: None,
             stall: Duration::ZERO,
             digest_header: true,
+            challenge: false,
         };
         match page {
             Some((media_type, body)) => {
@@ -396,8 +409,17 @@ impl LiarState {
             ),
             false => String::new(),
         };
+        let challenge = match answer.challenge {
+            true => {
+                let host = stream.local_addr().unwrap();
+                format!(
+                    "WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"tests\"\r\n"
+                )
+            }
+            false => String::new(),
+        };
         let head = format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{digest}Connection: close\r\n\r\n",
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{digest}{challenge}Connection: close\r\n\r\n",
             answer.status,
             answer.media_type,
             answer.body.len()
@@ -790,6 +812,8 @@ fn wrong_bytes_are_refused_and_both_digests_named() {
             );
             liar.add(&tiny, "a", "1");
             let place = Place::new();
+            // Even where the sink stumbles first.
+            place.sink.expect(&tiny);
             let name = format!("{}/a@{}", liar.host(), tiny.digest());
             let text = format!("can't use {part} of {name}: expected {expected}, got {got}");
             assert_error(&place.pull(&name).unwrap_err(), &text, remedy);
@@ -853,6 +877,7 @@ fn an_image_that_is_there_needs_no_request_by_digest_and_one_by_tag() {
         method: "HEAD".into(),
         path: "/v2/a/manifests/1".into(),
         range: None,
+        authorization: None,
     };
     assert_eq!(liar.asked(), [head]);
     let reference: Reference = by_tag.parse().unwrap();
@@ -927,20 +952,106 @@ fn a_broken_pull_is_continued_where_it_stopped() {
 #[test]
 fn a_beginning_that_was_damaged_on_disk_does_not_spoil_the_pull() {
     let liar = Liar::honest();
-    let tiny = TinyImage::new("linux/amd64", &[10_000]);
-    liar.add(&tiny, "a", "1");
-    let layer = Digest::sha256(&tiny.layers[0]);
-    for beginning in [vec![0; 5_000], vec![0; 10_000], vec![0; 20_000]] {
-        let place = Place::new();
-        let partial = place
-            .store
-            .path()
-            .join("ingest")
-            .join(format!("sha256-{}.partial", layer.hex()));
-        fs::write(&partial, beginning).unwrap();
-        place.pull(&format!("{}/a:1", liar.host())).unwrap();
-        assert!(place.sink.holds(&tiny) && !partial.exists());
+    // The second is longer than what is still fetched when a sink fails, to see that way too.
+    for length in [10_000, 70 << 20] {
+        let tiny = TinyImage::new("linux/amd64", &[length]);
+        liar.add(&tiny, "a", "1");
+        let layer = Digest::sha256(&tiny.layers[0]);
+        for (beginning, picky) in [
+            (5_000, false),
+            (5_000, true),
+            (length, true),
+            (length + 1, true),
+        ] {
+            let place = Place::new();
+            let partial = place
+                .store
+                .path()
+                .join("ingest")
+                .join(format!("sha256-{}.partial", layer.hex()));
+            fs::write(&partial, vec![0; beginning]).unwrap();
+            if picky {
+                place.sink.expect(&tiny);
+            }
+            place.pull(&format!("{}/a:1", liar.host())).unwrap();
+            assert!(place.sink.holds(&tiny) && !partial.exists());
+        }
     }
+}
+
+#[test]
+fn a_blob_whose_sink_failed_is_kept_for_the_next_try() {
+    let liar = Liar::honest();
+    let tiny = TinyImage::new("linux/amd64", &[300_000]);
+    liar.add(&tiny, "a", "1");
+    let place = Place::new();
+    let name = format!("{}/a:1", liar.host());
+    let mut other = tiny.layers[0].clone();
+    other[200_000] ^= 1;
+    place.sink.expect_as(&tiny.layers[0], &other);
+    let error = place.pull(&name).unwrap_err();
+    let digest = Digest::sha256(&tiny.layers[0]);
+    assert_error(
+        &error,
+        &format!("can't unpack layer 0 ({digest}): corrupt deflate stream"),
+        None,
+    );
+    place.sink.expect(&tiny);
+    liar.asked();
+    place.pull(&name).unwrap();
+    assert!(liar.asked().iter().all(|r| !r.path.contains("/blobs/")));
+    assert!(place.sink.holds(&tiny));
+}
+
+#[test]
+fn a_token_is_fetched_where_the_registry_says() {
+    let liar = Liar::new(|request, answer| {
+        let authorization = request.authorization.as_deref();
+        match request.path.split('?').next().unwrap_or_default() {
+            // base64 of bob:right
+            "/token" if matches!(authorization, None | Some("Basic Ym9iOnJpZ2h0")) => {
+                let body = br#"{"token":"t0ken"}"#.to_vec();
+                Answer {
+                    status: "200 OK",
+                    body,
+                    digest_header: false,
+                    ..answer
+                }
+            }
+            _ if authorization == Some("Bearer t0ken") => answer,
+            _ => Answer {
+                status: "401 Unauthorized",
+                body: Vec::new(),
+                challenge: true,
+                ..answer
+            },
+        }
+    });
+    let tiny = TinyImage::new("linux/amd64", &[10, 20, 30]);
+    liar.add(&tiny, "team/a", "1");
+    let (host, name) = (liar.host(), format!("{}/team/a:1", liar.host()));
+    for puller in [puller(), puller().credentials(&host, "bob", "right")] {
+        let place = Place::new();
+        place.pull_with(&puller, &name).unwrap();
+        assert!(place.sink.holds(&tiny));
+        let tokens: Vec<String> = liar
+            .asked()
+            .into_iter()
+            .map(|r| r.path)
+            .filter(|p| p.starts_with("/token"))
+            .collect();
+        let one = "/token?scope=repository%3Ateam%2Fa%3Apull&service=tests";
+        assert_eq!(tokens, [one], "one token for all requests");
+    }
+    let error = Place::new()
+        .pull_with(&puller().credentials(&host, "bob", "wrong"), &name)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`"
+        )
+    );
 }
 
 #[test]

@@ -155,6 +155,7 @@ struct State {
     layers: Mutex<HashMap<Digest, Vec<u8>>>,
     begun: Mutex<Vec<usize>>,
     fail: Mutex<Option<&'static str>>,
+    expected: Mutex<HashMap<Digest, Vec<u8>>>,
 }
 
 impl Memory {
@@ -168,6 +169,21 @@ impl Memory {
 
     pub fn fail(&self, with: &'static str) {
         *self.0.fail.lock().unwrap() = Some(with);
+    }
+
+    /// From now on fails at the first byte that isn't a layer's, as decompression does.
+    pub fn expect(&self, image: &TinyImage) {
+        let layers = image.layers.iter().map(|l| (Digest::sha256(l), l.clone()));
+        self.0.expected.lock().unwrap().extend(layers);
+    }
+
+    /// Fails where a layer differs from other bytes.
+    pub fn expect_as(&self, layer: &[u8], other: &[u8]) {
+        self.0
+            .expected
+            .lock()
+            .unwrap()
+            .insert(Digest::sha256(layer), other.to_vec());
     }
 
     pub fn holds(&self, image: &TinyImage) -> bool {
@@ -204,6 +220,11 @@ struct MemoryWriter {
 
 impl Write for MemoryWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(expected) = self.state.expected.lock().unwrap().get(&self.diff_id)
+            && expected.get(self.bytes.len()..self.bytes.len() + bytes.len()) != Some(bytes)
+        {
+            return Err(io::Error::other("corrupt deflate stream"));
+        }
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
