@@ -119,7 +119,7 @@ impl Placement {
     /// Writability is asked of the kernel for the calling process, whose effective user `owner.uid` should be.
     pub fn decide(hierarchies: &Hierarchies, owner: &Owner, limits: &Limits) -> Placement {
         let owner = &owner.seen_from(hierarchies);
-        let mut refused = limits.out_of_range(&Online::read());
+        let mut refused = limits.out_of_range(&Online::read_for(limits));
         let wanted: Vec<Control> = limits
             .controls()
             .into_iter()
