@@ -22,33 +22,19 @@ fn run(dir: &Path) -> Result<(), Box<dyn Error>> {
         None => {
             let layout = dir.join("layout");
             write_layout(&layout)?;
-            let image = OciLayout::open(layout)?
-                .progress(show)
-                .import(&store, &NoSink)?;
-            assert_eq!(
-                image.config.cmd,
-                ["echo", "hello"],
-                "the config is what was written"
-            );
+            let image = OciLayout::open(layout)?.progress(show).import(&store, &NoSink)?;
+            assert_eq!(image.config.cmd, ["echo", "hello"], "the config is what was written");
             image
         }
-        Some(name) if name.starts_with(['.', '/']) => OciLayout::open(name)?
-            .progress(show)
-            .import(&store, &NoSink)?,
+        Some(name) if name.starts_with(['.', '/']) => OciLayout::open(name)?.progress(show).import(&store, &NoSink)?,
         Some(name) => pull(&store, &name)?,
     };
     println!("{}\n  manifest {}", image.reference, image.digest);
     for layer in &image.layers {
         println!("  layer    {} {} bytes", layer.digest, layer.size);
     }
-    println!(
-        "  runs     {:?} {:?} with {:?}",
-        image.config.entrypoint, image.config.cmd, image.config.env
-    );
-    assert!(
-        store.find(&image.reference, &image.platform)?.is_some(),
-        "the image is in the store"
-    );
+    println!("  runs     {:?} {:?} with {:?}", image.config.entrypoint, image.config.cmd, image.config.env);
+    assert!(store.find(&image.reference, &image.platform)?.is_some(), "the image is in the store");
     Ok(())
 }
 
@@ -72,13 +58,7 @@ fn pull(_: &Store, _: &str) -> Result<Image, Box<dyn Error>> {
 }
 
 fn show(progress: Progress) {
-    if let Progress::Layer {
-        digest,
-        done,
-        total,
-        ..
-    } = progress
-    {
+    if let Progress::Layer { digest, done, total, .. } = progress {
         eprintln!("{digest}: {done} of {total} bytes");
     }
 }
@@ -90,9 +70,7 @@ fn write_layout(dir: &Path) -> std::io::Result<()> {
         let digest = Digest::sha256(bytes);
         fs::write(dir.join("blobs/sha256").join(digest.hex()), bytes)?;
         let size = bytes.len();
-        std::io::Result::Ok(format!(
-            r#"{{"mediaType": "{media_type}", "digest": "{digest}", "size": {size}}}"#
-        ))
+        std::io::Result::Ok(format!(r#"{{"mediaType": "{media_type}", "digest": "{digest}", "size": {size}}}"#))
     };
     let archive = [0; 1024];
     let layer = blob(&archive, "application/vnd.oci.image.layer.v1.tar")?;
@@ -104,18 +82,9 @@ fn write_layout(dir: &Path) -> std::io::Result<()> {
         platform.architecture(),
         Digest::sha256(&archive)
     );
-    let config = blob(
-        config.as_bytes(),
-        "application/vnd.oci.image.config.v1+json",
-    )?;
+    let config = blob(config.as_bytes(), "application/vnd.oci.image.config.v1+json")?;
     let manifest = format!(r#"{{"schemaVersion": 2, "config": {config}, "layers": [{layer}]}}"#);
-    let manifest = blob(
-        manifest.as_bytes(),
-        "application/vnd.oci.image.manifest.v1+json",
-    )?;
-    fs::write(
-        dir.join("index.json"),
-        format!(r#"{{"schemaVersion": 2, "manifests": [{manifest}]}}"#),
-    )?;
+    let manifest = blob(manifest.as_bytes(), "application/vnd.oci.image.manifest.v1+json")?;
+    fs::write(dir.join("index.json"), format!(r#"{{"schemaVersion": 2, "manifests": [{manifest}]}}"#))?;
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)
 }
