@@ -50,12 +50,14 @@ Examples:
 
 /// Run a command in a new container
 ///
-/// The container has no network unless --network host is given. What it writes to its root goes with it.
+/// An image is pulled if it isn't here. COMMAND stands for the image's own. Flags end at IMAGE, or at COMMAND where there is none:
+/// what follows is the command's. The container has no network unless --network host is given, and what it writes to its root goes
+/// with it.
 #[derive(Debug, Default, Args)]
 #[command(override_usage = RUN_USAGE, after_help = RUN_AFTER, disable_help_flag = true)]
 pub(crate) struct Run {
-    /// The image, pulled if it isn't here, and what to run in it instead of its own command. Options end here
-    #[arg(value_name = "IMAGE [COMMAND] [ARG]", trailing_var_arg = true)]
+    // The usage tells what it is.
+    #[arg(value_name = "IMAGE [COMMAND] [ARG]", trailing_var_arg = true, hide = true)]
     pub(crate) words: Vec<OsString>,
 
     /// Not from an image: this directory is the root, and stays as it is. / is this machine's own
