@@ -14,7 +14,7 @@ pub(crate) fn pull(root: Option<PathBuf>, arguments: Pull) -> Result<u8, Failure
     let meter = Meter::new(arguments.quiet);
     let image = crate::block_on(async {
         let image = engine.pull(&arguments.image, meter.callback()).await;
-        meter.end();
+        drop(meter);
         image.map_err(failed)
     })?;
     // With the digest behind a tag: it says what was had, and can be pulled again as it is.

@@ -24,17 +24,28 @@ pub(crate) fn run(root: Option<PathBuf>, arguments: Run) -> Result<u8, Failure> 
 
 async fn live(builder: ContainerBuilder, arguments: &Run, meter: Option<Meter>) -> Result<u8, Failure> {
     let mut signals = Signals::new()?;
-    let started = tokio::select! {
-        started = builder.spawn() => started,
-        // Dropping what has been begun takes it back.
-        signal = signals.next() => {
-            return Ok(died_by(signal));
+    let mut early = None;
+    let started = {
+        let mut starting = pin!(builder.spawn());
+        loop {
+            tokio::select! {
+                started = &mut starting => break started,
+                signal = signals.next() => {
+                    // A pull is given up. A start takes milliseconds, and the command may be running before we hear of it: the
+                    // signal is the command's. Dropping what has been begun takes it back.
+                    if early.is_some() || meter.as_ref().is_some_and(Meter::is_pulling) {
+                        return Ok(died_by(signal));
+                    }
+                    early = Some(signal);
+                }
+            }
         }
     };
-    if let Some(meter) = meter {
-        meter.end();
-    }
+    drop(meter);
     let container = started?;
+    if let Some(signal) = early {
+        container.signal(signal).await?;
+    }
     if !arguments.quiet {
         for refusal in container.waived() {
             say(&format!("warning: {refusal}"));
@@ -48,7 +59,7 @@ async fn live(builder: ContainerBuilder, arguments: &Run, meter: Option<Meter>) 
         };
     }
 
-    let status = to_the_end(&container, &mut signals).await?;
+    let status = to_the_end(&container, &mut signals, early == Some(Signal::INT)).await?;
     // What was made for it is taken back before this program says that it's over.
     let removed = container.remove().await;
     if let Err(error) = removed {
@@ -66,9 +77,8 @@ async fn live(builder: ContainerBuilder, arguments: &Run, meter: Option<Meter>) 
 }
 
 /// Passes signals on until the command has ended. Who interrupts twice means it.
-async fn to_the_end(container: &Container, signals: &mut Signals) -> Result<ExitStatus, Error> {
+async fn to_the_end(container: &Container, signals: &mut Signals, mut interrupted: bool) -> Result<ExitStatus, Error> {
     let mut ended = pin!(container.wait());
-    let mut interrupted = false;
     loop {
         tokio::select! {
             status = &mut ended => return status,

@@ -4,15 +4,20 @@ use coracle_container::Progress;
 use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// Shows the progress of one pull.
-pub(crate) struct Meter(Option<Arc<Mutex<Shown>>>);
+/// Shows the progress of one pull. Dropping it leaves the terminal as it was.
+pub(crate) struct Meter {
+    shown: Arc<Mutex<Shown>>,
+    pulling: Arc<AtomicBool>,
+}
 
 enum Shown {
-    Bars(Bars),
+    Nothing,
     Lines(Lines),
+    Bars(Bars),
 }
 
 /// How progress may be shown.
@@ -36,37 +41,37 @@ fn manner(quiet: bool, terminal: bool, variable: impl Fn(&str) -> Option<String>
 impl Meter {
     pub(crate) fn new(quiet: bool) -> Self {
         let shown = match manner(quiet, std::io::stderr().is_terminal(), |name| std::env::var(name).ok()) {
-            Manner::Silent => return Self(None),
+            Manner::Silent => Shown::Nothing,
             Manner::Lines => Shown::Lines(Lines::new()),
             Manner::Bars => Shown::Bars(Bars::default()),
         };
-        Self(Some(Arc::new(Mutex::new(shown))))
+        Self { shown: Arc::new(Mutex::new(shown)), pulling: Arc::default() }
     }
 
     /// What is to be called with each step.
     pub(crate) fn callback(&self) -> impl Fn(Progress) + Send + Sync + 'static {
-        let shown = self.0.clone();
+        let (shown, pulling) = (self.shown.clone(), self.pulling.clone());
         move |step| {
-            if let Some(shown) = &shown {
-                match &mut *shown.lock().unwrap_or_else(|e| e.into_inner()) {
-                    Shown::Bars(bars) => bars.step(&step),
-                    Shown::Lines(lines) => lines.step(&step),
-                }
+            pulling.store(!matches!(step, Progress::Done { .. }), Ordering::Relaxed);
+            match &mut *shown.lock().unwrap_or_else(|e| e.into_inner()) {
+                Shown::Nothing => {}
+                Shown::Lines(lines) => lines.step(&step),
+                Shown::Bars(bars) => bars.step(&step),
             }
         }
     }
 
-    /// Leaves the terminal as it was.
-    pub(crate) fn end(self) {
-        drop(self);
+    /// Whether a pull has begun and isn't done.
+    pub(crate) fn is_pulling(&self) -> bool {
+        self.pulling.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        if let Some(shown) = &self.0
-            && let Shown::Bars(Bars { drawn: Some(drawn), .. }) = &*shown.lock().unwrap_or_else(|e| e.into_inner())
-        {
+        // A pull that was given up may still call once or twice: there is nothing left to show it on.
+        let shown = std::mem::replace(&mut *self.shown.lock().unwrap_or_else(|e| e.into_inner()), Shown::Nothing);
+        if let Shown::Bars(Bars { drawn: Some(drawn), .. }) = shown {
             let _ = drawn.all.clear();
         }
     }
@@ -75,7 +80,6 @@ impl Drop for Meter {
 /// One bar a layer that has to be fetched, and one for all of them.
 #[derive(Default)]
 struct Bars {
-    name: String,
     drawn: Option<Drawn>,
 }
 
@@ -95,7 +99,6 @@ fn style(template: &str) -> ProgressStyle {
 impl Bars {
     fn step(&mut self, step: &Progress) {
         match step {
-            Progress::Resolving { reference } => self.name = reference.familiar(),
             Progress::Layer { digest, done, total, .. } => {
                 let drawn = self.drawn.get_or_insert_with(Drawn::new);
                 let bar = drawn.layers.entry(digest.to_string()).or_insert_with(|| {
@@ -117,7 +120,6 @@ impl Bars {
                     bar.finish_with_message("unpacked");
                 }
             }
-            Progress::Done { .. } => {}
             _ => {}
         }
     }

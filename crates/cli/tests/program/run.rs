@@ -87,7 +87,7 @@ fn standard_output_carries_the_commands_bytes_and_no_others() {
     as_each_user(|s| {
         let bytes: String = (0..2000).map(|n| format!("{n}\n")).collect();
         let said = s.run(&["--stats"], &["sh", "-c", "i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); done; echo oops >&2"]);
-        assert_eq!((said.code, &said.stdout), (Some(0), &bytes));
+        assert!(said.code == Some(0) && said.stdout == bytes, "{:?} {} bytes {}", said.code, said.stdout.len(), said.stderr);
         assert!(said.stderr.starts_with("oops\nwall 0.") || said.stderr.starts_with("oops\nwall "), "{}", said.stderr);
         assert!(said.stderr.contains(", cpu "), "{}", said.stderr);
     });
@@ -98,7 +98,8 @@ fn standard_input_is_empty_unless_it_is_asked_for() {
     as_each_user(|s| {
         let feed = |flags: &[&str]| -> Said {
             let rootfs = s.rootfs();
-            let words = ["run"].iter().chain(flags).chain(&["--rootfs", &rootfs, "cat"]);
+            let command = ["--rootfs", &rootfs, "cat"];
+            let words = ["run"].iter().chain(flags).chain(&command);
             let mut child = s.coracle(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             // Where nobody reads it the pipe may be closed by now.
             let _ = child.stdin.take().unwrap().write_all(b"hello");

@@ -37,17 +37,18 @@ impl Scratch {
         for name in ["etc", "tmp"] {
             fs::create_dir(scratch.path("rootfs").join(name)).unwrap();
         }
-        fs::copy(busybox, bin.join("busybox")).unwrap();
+        copy(busybox, &bin.join("busybox"));
         for name in ["sh", "true", "cat", "id", "sleep", "echo", "ls", "touch", "env", "hostname", "pwd", "kill", "stat", "dd", "grep"] {
             symlink("busybox", bin.join(name)).unwrap();
         }
         // A program of its own that the user can reach, in whoever's home the tests were built.
-        fs::copy(PROGRAM, scratch.path("coracle")).unwrap();
+        copy(Path::new(PROGRAM), &scratch.path("coracle"));
         fs::create_dir(scratch.path("home")).unwrap();
         fs::set_permissions(scratch.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         if user == User::Nobody {
-            let home = scratch.path("home");
-            let done = Command::new("chown").arg("65534:65534").arg(home).status().expect("chown");
+            // Its root too: where a user has one id, a directory of another's can't be written in the container.
+            let owned = ["home", "rootfs"].map(|name| scratch.path(name));
+            let done = Command::new("chown").args(["-hR", "65534:65534"]).args(owned).status().expect("chown");
             assert!(done.success());
         }
         Some(scratch)
@@ -81,7 +82,8 @@ impl Scratch {
     /// `coracle run FLAGS --rootfs … COMMAND` to its end.
     pub fn run(&self, flags: &[&str], command: &[&str]) -> Said {
         let rootfs = self.rootfs();
-        let words = ["run"].iter().chain(flags).chain(&["--rootfs", &rootfs]).chain(command);
+        let root = ["--rootfs", &rootfs];
+        let words = ["run"].iter().chain(flags).chain(&root).chain(command);
         self.coracle(words).output().into()
     }
 }
@@ -89,11 +91,17 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // A failed test may have left a detached container.
-        let ids = Said::from(self.coracle(["ps", "-q"]).output()).stdout;
-        for id in ids.lines() {
+        let Ok(listed) = self.coracle(["ps", "-q"]).output() else { return };
+        for id in String::from_utf8_lossy(&listed.stdout).lines() {
             let _ = self.coracle(["kill", id]).output();
         }
     }
+}
+
+/// Copies a program, by another: a descriptor for writing that a fork in another test's thread inherits would make it "busy".
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").arg(from).arg(to).status().expect("cp");
+    assert!(done.success());
 }
 
 /// What a run of the program said.
