@@ -256,13 +256,7 @@ impl Store {
     }
 
     /// Keeps a small blob whose digest the caller knows to be right.
-    pub(crate) fn put(
-        &self,
-        digest: &Digest,
-        bytes: &[u8],
-        image: &str,
-        part: &str,
-    ) -> Result<(), Error> {
+    pub(crate) fn put(&self, digest: &Digest, bytes: &[u8], image: &str, part: &str) -> Result<(), Error> {
         let size = bytes.len() as u64;
         loop {
             match self.small(digest, size, size, image, part)? {
@@ -278,14 +272,7 @@ impl Store {
     }
 
     /// Finds out what there is of a small blob.
-    pub(crate) fn small(
-        &self,
-        digest: &Digest,
-        size: u64,
-        max: u64,
-        image: &str,
-        part: &str,
-    ) -> Result<Small, Error> {
+    pub(crate) fn small(&self, digest: &Digest, size: u64, max: u64, image: &str, part: &str) -> Result<Small, Error> {
         if let Some(bytes) = self.read(digest, max)? {
             return Ok(Small::There(bytes));
         }
@@ -302,11 +289,7 @@ impl Store {
         })
     }
 
-    pub(crate) fn record(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<Option<Record>, Error> {
+    pub(crate) fn record(&self, reference: &Reference, platform: &Platform) -> Result<Option<Record>, Error> {
         read_record(&self.record_path(&reference.to_string(), &platform.to_string()))
     }
 
