@@ -92,7 +92,11 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
         &[Root, User, NoSub, VmRoot, VmUser],
     ),
     (Need::DebianRoot, "debian-root", &[Root, User, NoSub]),
-    (Need::Registry, "registry", &[Root, User, NoSub]),
+    (
+        Need::Registry,
+        "registry",
+        &[Root, User, NoSub, VmRoot, VmUser],
+    ),
     (
         Need::Program,
         "program",

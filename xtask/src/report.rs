@@ -4,12 +4,14 @@
 //! `--show-output` the line stands below `---- name stdout ----`, so that the skip finds its test.
 
 use crate::needs::{Need, Tier};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What one run of one or more test programs came to.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) passed: usize,
+    /// Names of the tests that passed and were not skipped.
+    pub(crate) ran: BTreeSet<String>,
     /// Names, or sentences where what failed was no test.
     pub(crate) failed: Vec<String>,
     pub(crate) skipped: Vec<Skip>,
@@ -43,8 +45,17 @@ impl Skip {
 impl Report {
     pub(crate) fn absorb(&mut self, other: Self) {
         self.passed += other.passed;
+        self.ran.extend(other.ran);
         self.failed.extend(other.failed);
         self.skipped.extend(other.skipped);
+    }
+
+    /// Forgets the skips of tests that ran elsewhere: as another user, or in the virtual machine.
+    pub(crate) fn keep_what_ran_nowhere(&mut self) {
+        let Self { ran, skipped, .. } = self;
+        skipped.retain(|skip| !ran.contains(&skip.test));
+        let mut seen = BTreeSet::new();
+        skipped.retain(|skip| seen.insert(skip.test.clone()));
     }
 
     /// One line: "12 passed, 1 failed, 2 skipped (root 2)".
@@ -109,8 +120,12 @@ impl Report {
                 .and_then(|rest| rest.rsplit_once(" ... "))
             {
                 let name = name.trim_end_matches(" - should panic");
-                if result == "FAILED" {
-                    report.failed.push(format!("{program}: {name}"));
+                if result == "ok" {
+                    report.ran.insert(format!("{program}: {name}"));
+                } else if result == "FAILED" {
+                    report
+                        .failed
+                        .push(format!("{program} as {}: {name}", tier.word()));
                 } else if let Some(reason) = result.strip_prefix("ignored") {
                     let reason = reason.trim_start_matches(", ").to_owned();
                     // Long tests belong to `cargo xtask soak`, and snippets in the docs may be marked as not for running.
@@ -132,6 +147,7 @@ impl Report {
         for (test, need) in skips {
             // It was counted as passed.
             report.passed = report.passed.saturating_sub(1);
+            report.ran.remove(&format!("{program}: {test}"));
             report.skipped.push(Skip {
                 test: format!("{program}: {test}"),
                 need,
@@ -194,7 +210,8 @@ test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; 
     fn a_skip_is_neither_a_pass_nor_counted_twice() {
         let report = Report::read("p", Tier::User, OUTPUT, false, "exit status: 101");
         assert_eq!(report.passed, 1);
-        assert_eq!(report.failed, ["p: a::flies"]);
+        assert_eq!(report.failed, ["p as user: a::flies"]);
+        assert!(report.ran.iter().eq(["p: a::walks"]));
         let skipped: Vec<_> = report
             .skipped
             .iter()
@@ -226,6 +243,18 @@ test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; 
                 .is_a_hole()
                 .is_some_and(|why| why.contains("doesn't know"))
         );
+    }
+
+    #[test]
+    fn a_test_that_ran_for_another_user_was_not_skipped() {
+        let as_user =
+            "test a ... ok\n---- a stdout ----\nSKIP: root\ntest result: ok. 1 passed; 0 failed\n";
+        let as_root = "test a ... ok\ntest result: ok. 1 passed; 0 failed\n";
+        let mut report = Report::read("p", Tier::User, as_user, true, "");
+        assert_eq!(report.skipped.len(), 1);
+        report.absorb(Report::read("p", Tier::Root, as_root, true, ""));
+        report.keep_what_ran_nowhere();
+        assert_eq!((report.passed, report.skipped.len()), (1, 0));
     }
 
     #[test]

@@ -182,13 +182,14 @@ pub(crate) fn main(arguments: &[String]) -> Result {
         }
     }
 
+    total.keep_what_ran_nowhere();
     println!(
         "\n== summary after {:.0} s\n{}",
         start.elapsed().as_secs_f64(),
         table.join("\n")
     );
     if !total.skipped.is_empty() {
-        println!("\nSkipped:");
+        println!("\nSkipped, and ran nowhere else:");
         for skip in &total.skipped {
             println!("  {} (as {}): {}", skip.test, skip.tier.word(), skip.need);
         }

@@ -66,7 +66,18 @@ const MODULES: &[&str] = &[
 ];
 
 /// Programs of this machine that the tests there start.
-const PROGRAMS: &[&str] = &["newuidmap", "newgidmap", "setpriv", "strace", "ip", "nft"];
+const PROGRAMS: &[&str] = &[
+    "docker-registry",
+    "skopeo",
+    "unshare",
+    "chroot",
+    "newuidmap",
+    "newgidmap",
+    "setpriv",
+    "strace",
+    "ip",
+    "nft",
+];
 
 /// Software emulation is some twenty times slower than the machine itself.
 const JOB_SECONDS: u32 = 400;
@@ -639,7 +650,8 @@ exec switch_root /disk /vm/run
 /// PID 1 on the disk: makes the machine look like a host, says what it is, runs the jobs, turns it off.
 const RUN: &str = r#"#!/bin/busybox sh
 # PID 1 of the machine. Results go to the second serial line, apart from what the kernel says.
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+# Debian's programs stand before busybox's of the same name, which know fewer options. (Its shell takes its own all the same.)
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 stty -F /dev/ttyS1 raw -echo
 exec </dev/null >/dev/ttyS1 2>&1
 mkdir -p /dev/pts /dev/shm /dev/mqueue
@@ -698,7 +710,7 @@ job() { # INDEX TIER PROGRAM [FILTER...]
     else
         cd /home/coracle-test
         timeout -k 10 @JOB_SECONDS@ sh -c "echo \$\$ > $given/tests/cgroup.procs; exec \"\$@\"" sh \
-            setpriv --reuid 1000 --regid 1000 --init-groups \
+            /usr/bin/setpriv --reuid 1000 --regid 1000 --init-groups \
             env -i $common HOME=/home/coracle-test XDG_RUNTIME_DIR=/run/user/1000 CORACLE_CGROUP=$given $program --show-output "$@"
     fi
     code=$?
