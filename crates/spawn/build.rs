@@ -1,0 +1,71 @@
+//! Compiles the supervisor: a freestanding program with the compiler and the linker that every Rust toolchain carries.
+//!
+//! cargo can't do it (a dependency on a binary for another "platform" is unstable), and a prebuilt program in the package
+//! would be one that nobody can read. It takes a second and needs neither libc nor a C compiler. `CORACLE_SUPERVISOR=/path`
+//! embeds a program built elsewhere. Off Linux and on docs.rs the file is empty: the crate documents, and says so at run time.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn main() {
+    println!("cargo::rerun-if-changed=supervisor");
+    println!("cargo::rerun-if-env-changed=CORACLE_SUPERVISOR");
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
+    let out = PathBuf::from(variable("OUT_DIR")).join("supervisor");
+    let os = variable("CARGO_CFG_TARGET_OS");
+    if os != "linux" || env::var_os("DOCS_RS").is_some() {
+        std::fs::write(&out, []).expect("write an empty supervisor");
+    } else if let Some(prebuilt) = env::var_os("CORACLE_SUPERVISOR") {
+        println!("cargo::rerun-if-changed={}", Path::new(&prebuilt).display());
+        std::fs::copy(&prebuilt, &out).unwrap_or_else(|e| panic!("CORACLE_SUPERVISOR={}: {e}", prebuilt.display()));
+    } else {
+        build(&out);
+    }
+}
+
+fn build(out: &Path) {
+    let target = variable("TARGET");
+    let rustc = variable("RUSTC");
+    let mut attempts = vec![vec!["-Clinker-flavor=ld.lld".into(), "-Clinker=rust-lld".into()]];
+    if let Ok(linker) = env::var("RUSTC_LINKER") {
+        attempts.push(vec![
+            format!("-Clinker={linker}"),
+            "-Clink-arg=-nostartfiles".into(),
+            "-Clink-arg=-nostdlib".into(),
+            "-Clink-arg=-static".into(),
+        ]);
+    }
+    attempts.push(vec![
+        "-Clinker=cc".into(),
+        "-Clink-arg=-nostartfiles".into(),
+        "-Clink-arg=-nostdlib".into(),
+        "-Clink-arg=-static".into(),
+    ]);
+
+    let mut complaints = String::new();
+    for linker in attempts {
+        // RUSTC itself and none of the owner's RUSTFLAGS or wrappers: this program isn't theirs.
+        let output = Command::new(&rustc)
+            .args(["supervisor/main.rs", "--crate-name", "coracle_supervisor", "--edition", "2024", "--crate-type", "bin"])
+            .args(["--target", &target])
+            .args(["-Cpanic=abort", "-Copt-level=2", "-Ccodegen-units=1", "-Crelocation-model=static", "-Cstrip=symbols"])
+            .args(["-Cforce-unwind-tables=no", "-Cdebuginfo=0", "-Coverflow-checks=yes"])
+            .args(&linker)
+            .arg("-o")
+            .arg(out)
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .output()
+            .unwrap_or_else(|e| panic!("run {rustc}: {e}"));
+        if output.status.success() {
+            return;
+        }
+        complaints += &format!("\nwith {}:\n{}", linker.join(" "), String::from_utf8_lossy(&output.stderr));
+    }
+    panic!("can't build the supervisor for {target}; CORACLE_SUPERVISOR=/path takes a prebuilt one{complaints}");
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+}

@@ -1,0 +1,194 @@
+//! Effects outside the process's namespaces, each with what takes it back; and taking back what the dead left.
+
+use crate::error::Error;
+use crate::id_map::{IdMap, IdRange};
+use crate::spawn::Spawn;
+use crate::wire::{self, Field, Reader};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Something the supervisor does before it starts the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// A directory `parent/name` that is this process's run: it holds a file `lock`, which the supervisor keeps locked, and a file
+    /// `record` with all undo steps and a description. It appears whole or not at all. Must be the first effect.
+    RunDirectory {
+        /// A directory that is there.
+        parent: PathBuf,
+        /// One component.
+        name: String,
+        /// The embedder's own words, for whoever lists runs.
+        description: Vec<u8>,
+    },
+    /// A directory.
+    MakeDirectory {
+        /// Its path.
+        path: PathBuf,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Writes to a file that is there.
+    Write {
+        /// Its path.
+        path: PathBuf,
+        /// What is written, by one write(2).
+        value: Vec<u8>,
+    },
+}
+
+/// Something the supervisor does at the very end. Each is harmless where there is nothing to take back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Undo {
+    /// Kills what a cgroup holds.
+    KillCgroup(PathBuf),
+    /// Removes a cgroup, and those below it.
+    RemoveCgroup(PathBuf),
+    /// Removes a file or a directory with all that is in it.
+    RemoveTree(PathBuf),
+}
+
+/// The control groups a process starts in. Their directories are made by [`Effect::MakeDirectory`] and go by
+/// [`Undo::RemoveCgroup`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CgroupPlacement {
+    /// The cgroup2 directory that the process is cloned into (Linux 5.7).
+    pub into: Option<PathBuf>,
+    /// Files `cgroup.procs` of v1 hierarchies that its id is written to, before the command is executed.
+    pub join: Vec<PathBuf>,
+    /// The file `cgroup.kill` (Linux 5.14) that ends everything.
+    pub kill: Option<PathBuf>,
+    /// Files whose contents are wanted when everything has ended: [`Ended::files`](crate::Ended).
+    pub read_at_end: Vec<PathBuf>,
+}
+
+/// What a run directory says of its run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// The run directory.
+    pub path: PathBuf,
+    /// What takes everything back.
+    pub undo: Vec<Undo>,
+    /// The map in which the run's files can be removed.
+    pub id_map: Option<IdMap>,
+    /// The embedder's own words.
+    pub description: Vec<u8>,
+    /// Whether its supervisor lives.
+    pub alive: bool,
+}
+
+impl Record {
+    /// Reads one run directory.
+    ///
+    /// # Errors
+    /// As std's for files; `InvalidData` for a record of another version of the format, or a broken one.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let bytes = fs::read(path.join("record"))?;
+        let alive = is_locked(&path.join("lock"))?;
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("{}: no record of version {}", path.display(), wire::VERSION));
+        match wire::Record::take(&mut Reader::new(&bytes)) {
+            Ok(record) if record.version == wire::VERSION => Ok(Self {
+                path: path.to_owned(),
+                undo: record.undo.iter().map(|undo| owned_undo(&undo)).collect(),
+                id_map: record.id_map.map(|map| owned_map(&map)),
+                description: record.description.to_vec(),
+                alive,
+            }),
+            _ => Err(invalid()),
+        }
+    }
+
+    /// All runs below a directory, in no order; what isn't a run is passed over.
+    pub fn list(runs: &Path) -> io::Result<Vec<Self>> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(runs)? {
+            let entry = entry?;
+            if !entry.file_name().as_bytes().starts_with(b".") {
+                records.extend(Self::read(&entry.path()).ok());
+            }
+        }
+        Ok(records)
+    }
+}
+
+fn path_of(s: &std::ffi::CStr) -> PathBuf {
+    OsStr::from_bytes(s.to_bytes()).into()
+}
+
+fn owned_undo(undo: &wire::Undo<'_>) -> Undo {
+    match *undo {
+        wire::Undo::KillCgroup { path } => Undo::KillCgroup(path_of(path)),
+        wire::Undo::RemoveDirectory { path } => Undo::RemoveCgroup(path_of(path)),
+        wire::Undo::RemoveTree { path } => Undo::RemoveTree(path_of(path)),
+        wire::Undo::Never(_, never) => match never {},
+    }
+}
+
+fn owned_map(map: &wire::IdMap<'_>) -> IdMap {
+    let ranges = |list: &wire::List<'_, wire::IdRange<'_>>| {
+        list.iter().map(|r| IdRange { inside: r.inside, outside: r.outside, count: r.count }).collect()
+    };
+    IdMap {
+        uids: ranges(&map.uids),
+        gids: ranges(&map.gids),
+        helpers: map.newuidmap.zip(map.newgidmap).map(|(u, g)| (path_of(u), path_of(g))),
+        deny_setgroups: map.deny_setgroups,
+    }
+}
+
+/// Whether somebody holds the lock of a run.
+fn is_locked(lock: &Path) -> io::Result<bool> {
+    use rustix::fs::{FlockOperation, flock};
+    // Closing the file lets go of what was only a question. Whoever locks for good asks more than once.
+    match flock(File::open(lock)?, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::AGAIN) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A draft of a run directory that has no lock is somebody's who is about to lock it, for this long.
+const DRAFT: Duration = Duration::from_secs(60);
+
+/// Takes back what runs left whose supervisors were killed; blocks until that is done. Runs whose supervisors live aren't touched.
+/// The answer is how many were taken back, and what couldn't be.
+///
+/// # Errors
+/// Only where the directory itself can't be read.
+pub fn sweep(runs: &Path) -> io::Result<(usize, Vec<Error>)> {
+    let (mut swept, mut errors) = (0, Vec::new());
+    for entry in fs::read_dir(runs)? {
+        let path = entry?.path();
+        let lock = path.join("lock");
+        let draft = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
+        let abandoned = match is_locked(&lock) {
+            Ok(locked) => !locked,
+            Err(_) => fs::metadata(&path).is_ok_and(|m| {
+                let age = std::time::SystemTime::now().duration_since(m.modified().unwrap_or(std::time::SystemTime::UNIX_EPOCH));
+                m.is_dir() && m.uid() == rustix::process::geteuid().as_raw() && age.is_ok_and(|age| age > DRAFT)
+            }),
+        };
+        if !abandoned {
+            continue;
+        }
+        let outcome = match Record::read(&path) {
+            Ok(record) => Spawn::adopt(record),
+            // A draft has had no other effect yet; a run without a record has had all others undone.
+            Err(e) if draft || e.kind() == io::ErrorKind::NotFound => Spawn::undo_only(vec![Undo::RemoveTree(path.clone())]),
+            // Another version's: that one knows what to do.
+            Err(_) => continue,
+        };
+        match outcome {
+            Ok(()) => swept += 1,
+            Err(error) => errors.push(error),
+        }
+    }
+    Ok((swept, errors))
+}

@@ -1,0 +1,880 @@
+//! The builder, and how it is lowered to a plan.
+
+use crate::capabilities::CapabilitySet;
+use crate::child::Child;
+use crate::client::{Connection, Said};
+use crate::effects::{CgroupPlacement, Effect, Record, Undo};
+use crate::error::Error;
+use crate::id_map::{IdMap, IdRange};
+use crate::mounts::{Attributes, Kind as MountKind, Mount, Overlay, Root};
+use crate::namespaces::Namespaces;
+use crate::plan::{Many, Plan};
+use crate::program;
+use crate::reactor::Reactor;
+use crate::rlimits::Rlimit;
+use crate::seccomp::Filter;
+use crate::stdio::{self, PipeReader, PipeWriter, Stdio};
+use crate::wire::{self, Field, Prepare, Step, create};
+use std::ffi::{CString, OsStr, OsString};
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Who is the first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Init {
+    /// Our init: it reaps orphans, hands signals on, and starts the command.
+    #[default]
+    Ours,
+    /// The command itself. In a pid namespace it is PID 1: signals it doesn't handle don't reach it.
+    Command,
+}
+
+/// Describes a process; see the [crate's documentation](crate).
+#[derive(Debug)]
+#[must_use = "a description does nothing until spawn()"]
+pub struct Spawn {
+    program: OsString,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    directory: Option<(PathBuf, bool)>,
+    user: Option<(OsString, bool)>,
+    more_groups: Vec<u32>,
+    namespaces: Namespaces,
+    id_map: Option<IdMap>,
+    root: Root,
+    read_only_root: bool,
+    mounts: Vec<Mount>,
+    hostname: Option<OsString>,
+    netlink: Option<(Vec<u8>, u32)>,
+    capabilities: Option<CapabilitySet>,
+    ambient: CapabilitySet,
+    no_new_privileges: bool,
+    seccomp: Option<Filter>,
+    rlimits: Vec<Rlimit>,
+    init: Init,
+    stdio: [Stdio; 3],
+    effects: Vec<Effect>,
+    undo: Vec<Undo>,
+    cgroup: CgroupPlacement,
+    wall: Option<Duration>,
+    listen: Option<PathBuf>,
+    detached: bool,
+}
+
+/// PATH of an environment without one.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Spawn {
+    /// A process that runs this program with no arguments, an empty environment, and none of its own namespaces. A name without a
+    /// slash is looked for in the PATH of the environment it gets, inside its root.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            directory: None,
+            user: None,
+            more_groups: Vec::new(),
+            namespaces: Namespaces::none(),
+            id_map: None,
+            root: Root::Host,
+            read_only_root: false,
+            mounts: Vec::new(),
+            hostname: None,
+            netlink: None,
+            capabilities: None,
+            ambient: CapabilitySet::empty(),
+            no_new_privileges: false,
+            seccomp: None,
+            rlimits: Vec::new(),
+            init: Init::Ours,
+            stdio: [Stdio::inherit(), Stdio::inherit(), Stdio::inherit()],
+            effects: Vec::new(),
+            undo: Vec::new(),
+            cgroup: CgroupPlacement::default(),
+            wall: None,
+            listen: None,
+            detached: false,
+        }
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// More arguments.
+    pub fn args<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, args: I) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// A variable of the environment, which starts empty.
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        let key = key.into();
+        self.env.retain(|(known, _)| *known != key);
+        self.env.push((key, value.into()));
+        self
+    }
+
+    /// More variables.
+    pub fn envs<I: IntoIterator<Item = (K, V)>, K: Into<OsString>, V: Into<OsString>>(self, envs: I) -> Self {
+        envs.into_iter().fold(self, |spawn, (key, value)| spawn.env(key, value))
+    }
+
+    /// The working directory, inside the root.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some((directory.into(), false));
+        self
+    }
+
+    /// The working directory, made if it isn't there.
+    pub fn current_dir_made(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some((directory.into(), true));
+        self
+    }
+
+    /// The user, as docker-run(1) `--user` writes it: `user`, `user:group`, names or numbers, looked up in the /etc/passwd and
+    /// /etc/group of the root. HOME is set from there if the environment has none. Without, the process stays who it is.
+    pub fn user(mut self, user: impl Into<OsString>) -> Self {
+        self.user = Some((user.into(), true));
+        self
+    }
+
+    /// More supplementary groups, by number; only with a [`user`](Self::user).
+    pub fn groups(mut self, groups: impl IntoIterator<Item = u32>) -> Self {
+        self.more_groups.extend(groups);
+        self
+    }
+
+    /// The namespaces that the process gets of its own.
+    pub fn namespaces(mut self, namespaces: Namespaces) -> Self {
+        self.namespaces = namespaces;
+        self
+    }
+
+    /// A user namespace with this map.
+    pub fn id_map(mut self, map: IdMap) -> Self {
+        self.id_map = Some(map);
+        self
+    }
+
+    /// What it sees as `/`. Needs [`Namespaces::MOUNT`].
+    pub fn root(mut self, root: Root) -> Self {
+        self.root = root;
+        self
+    }
+
+    /// Nothing is written to the root itself; what is mounted below keeps its own attributes.
+    pub fn read_only_root(mut self, yes: bool) -> Self {
+        self.read_only_root = yes;
+        self
+    }
+
+    /// One more mount, after those before it.
+    pub fn mount(mut self, mount: Mount) -> Self {
+        self.mounts.push(mount);
+        self
+    }
+
+    /// More mounts, in order.
+    pub fn mounts(mut self, mounts: impl IntoIterator<Item = Mount>) -> Self {
+        self.mounts.extend(mounts);
+        self
+    }
+
+    /// The host name, at most 64 bytes. Needs [`Namespaces::UTS`].
+    pub fn hostname(mut self, name: impl Into<OsString>) -> Self {
+        self.hostname = Some(name.into());
+        self
+    }
+
+    /// rtnetlink(7) requests that are sent inside the network namespace; each of `count` asks for an acknowledgement.
+    pub fn netlink(mut self, messages: Vec<u8>, count: u32) -> Self {
+        self.netlink = Some((messages, count));
+        self
+    }
+
+    /// The capabilities that root may have in there; others have none. Without, nothing is changed.
+    pub fn capabilities(mut self, capabilities: CapabilitySet) -> Self {
+        self.capabilities = Some(capabilities);
+        self
+    }
+
+    /// Capabilities that the command has whoever its user is; see ambient capabilities in capabilities(7).
+    pub fn ambient(mut self, capabilities: CapabilitySet) -> Self {
+        self.ambient = capabilities;
+        self
+    }
+
+    /// Whether executing set-id programs may give privileges; see `PR_SET_NO_NEW_PRIVS`.
+    pub fn no_new_privileges(mut self, yes: bool) -> Self {
+        self.no_new_privileges = yes;
+        self
+    }
+
+    /// A system call filter, installed before the command is executed.
+    pub fn seccomp(mut self, filter: Filter) -> Self {
+        self.seccomp = Some(filter);
+        self
+    }
+
+    /// One more resource limit.
+    pub fn rlimit(mut self, limit: Rlimit) -> Self {
+        self.rlimits.push(limit);
+        self
+    }
+
+    /// Who is the first process; [`Init::Ours`] if nothing is said.
+    pub fn init(mut self, init: Init) -> Self {
+        self.init = init;
+        self
+    }
+
+    /// Standard input; [`Stdio::inherit`] if nothing is said.
+    pub fn stdin(mut self, stdio: Stdio) -> Self {
+        self.stdio[0] = stdio;
+        self
+    }
+
+    /// Standard output.
+    pub fn stdout(mut self, stdio: Stdio) -> Self {
+        self.stdio[1] = stdio;
+        self
+    }
+
+    /// Standard error.
+    pub fn stderr(mut self, stdio: Stdio) -> Self {
+        self.stdio[2] = stdio;
+        self
+    }
+
+    /// One more effect outside the namespaces, performed in order before the process is made.
+    pub fn effect(mut self, effect: Effect) -> Self {
+        self.effects.push(effect);
+        self
+    }
+
+    /// One more undo step, performed in order after everything has ended, also where the start failed half-way.
+    pub fn undo(mut self, undo: Undo) -> Self {
+        self.undo.push(undo);
+        self
+    }
+
+    /// The control groups that it starts in.
+    pub fn cgroup(mut self, cgroup: CgroupPlacement) -> Self {
+        self.cgroup = cgroup;
+        self
+    }
+
+    /// Everything is killed this long after the start, to the millisecond.
+    pub fn wall(mut self, wall: Duration) -> Self {
+        self.wall = Some(wall);
+        self
+    }
+
+    /// A socket (at most 107 bytes) at which any process of the same user, or root's, may [attach](Child::attach). What undoes the
+    /// effects should remove it.
+    pub fn listen(mut self, path: impl Into<PathBuf>) -> Self {
+        self.listen = Some(path.into());
+        self
+    }
+
+    /// It doesn't end with its owner.
+    pub fn detached(mut self, yes: bool) -> Self {
+        self.detached = yes;
+        self
+    }
+
+    /// What this comes to. Pure: needs no privilege, has no effect.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with everything that is wrong.
+    pub fn plan(&self) -> Result<Plan, Error> {
+        Lowering::default().lower(self)
+    }
+
+    /// Starts it, and waits, blocking, until the command is executed or something failed. What failed was taken back.
+    ///
+    /// # Errors
+    /// Each variant of [`Error`] but `Attach`.
+    pub fn spawn(self) -> Result<Child, Error> {
+        self.start()?.wait()
+    }
+
+    /// Starts it; the answer is a future, and can be waited for without a runtime too.
+    pub fn start(self) -> Result<Starting, Error> {
+        let plan = self.plan()?;
+        start(plan, &self.stdio, !self.detached || self.listen.is_none())
+    }
+
+    /// Takes back what a run left whose supervisor was killed.
+    pub(crate) fn adopt(record: Record) -> Result<(), Error> {
+        let mut spawn = Self::new("");
+        spawn.undo = record.undo;
+        spawn.id_map = record.id_map;
+        let mut lowering = Lowering::default();
+        let path = lowering.path(&record.path);
+        lowering.prepare.push(Prepare::AdoptRunDirectory { path: &path });
+        run_to_the_end(lowering.finish(&spawn, false)?)
+    }
+
+    /// Performs undo steps and nothing else.
+    pub(crate) fn undo_only(undo: Vec<Undo>) -> Result<(), Error> {
+        let mut spawn = Self::new("");
+        spawn.undo = undo;
+        run_to_the_end(Lowering::default().finish(&spawn, false)?)
+    }
+}
+
+/// The owner of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OwnerChange {
+    /// Below the directory; links in it are followed inside the directory, a last link is not.
+    pub path: PathBuf,
+    /// The user id, inside the map.
+    pub uid: u32,
+    /// The group id, inside the map.
+    pub gid: u32,
+    /// Permission bits, set-id bits among them, to set after the owner; `None` leaves them.
+    pub mode: Option<u32>,
+}
+
+impl OwnerChange {
+    /// A change of owner alone.
+    pub fn new(path: impl Into<PathBuf>, uid: u32, gid: u32, mode: Option<u32>) -> Self {
+        Self { path: path.into(), uid, gid, mode }
+    }
+}
+
+/// Gives files below a directory owners that exist only in a user namespace with this map; blocks until done.
+///
+/// # Errors
+/// [`Error::UnmappedId`] with the file whose owner the map doesn't have; [`Error::Step`]; those of starting.
+pub fn change_owners(directory: &Path, changes: &[OwnerChange], map: &IdMap) -> Result<(), Error> {
+    let mut lowering = Lowering::default();
+    let mut list = Vec::new();
+    for change in changes {
+        let path = lowering.path(&change.path);
+        let mode = change.mode.unwrap_or(u32::MAX);
+        wire::Owner { path: &path, uid: change.uid, gid: change.gid, mode, end: PhantomData }.put(&mut list);
+    }
+    let directory = lowering.path(directory);
+    lowering.steps.push(Step::ChangeOwners { directory: &directory, list: &list });
+    let mut spawn = Spawn::new("");
+    spawn.id_map = Some(map.clone());
+    run_to_the_end(lowering.finish(&spawn, false)?)
+}
+
+fn run_to_the_end(plan: Plan) -> Result<(), Error> {
+    let stdio = [Stdio::null(), Stdio::null(), Stdio::null()];
+    let steps_run = wire::Reader::new(&plan.bytes).take::<wire::Plan<'_>>().is_ok_and(|p| !p.steps.is_empty());
+    let starting = start(plan, &stdio, true)?;
+    if steps_run {
+        let child = starting.wait()?;
+        return left_is_an_error(child.wait_gone()?);
+    }
+    let (plan, connection) = (starting.plan.clone(), starting.connection.clone());
+    let gone = connection.wait(|said| match said {
+        Said { failed: Some(failed), .. } => Some(Err(Error::from_failed(failed, &plan))),
+        Said { gone: Some(left), .. } => Some(Ok(left.clone())),
+        Said { closed: true, .. } => Some(Err(Error::Lost)),
+        _ => None,
+    });
+    left_is_an_error(gone?)
+}
+
+fn left_is_an_error(left: Vec<crate::child::Left>) -> Result<(), Error> {
+    match left.into_iter().next() {
+        None => Ok(()),
+        Some(left) => Err(Error::Supervisor { attempted: format!("remove {}", left.path.display()), source: io::Error::other(left.error) }),
+    }
+}
+
+fn start(plan: Plan, stdio: &[Stdio; 3], lifeline: bool) -> Result<Starting, Error> {
+    let attempted = |attempted: &str, source: io::Error| Error::Supervisor { attempted: attempted.into(), source };
+    let mut theirs = Vec::with_capacity(3);
+    let mut ours = Vec::with_capacity(3);
+    for (stream, stdio) in stdio.iter().enumerate() {
+        let (their, our) = stdio::open(stdio, stream).map_err(|e| attempted("open the standard streams", e))?;
+        theirs.push(their);
+        ours.push(our);
+    }
+    let (socket, control) =
+        rustix::net::socketpair(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, rustix::net::SocketFlags::CLOEXEC, None)
+            .map_err(|e| attempted("make a control socket", e.into()))?;
+    let owner = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .map_err(|e| attempted("open a pidfd of this process", e.into()))?;
+    let reactor = Reactor::get().map_err(|e| attempted("start a thread", e))?;
+    let pidfd = program::start(control)?;
+    let connection = Connection::new(socket, Some(pidfd));
+    let fds = [owner.as_fd(), theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()];
+    connection.send_plan(&plan.bytes, &fds).map_err(|e| attempted("send the plan to the supervisor", e))?;
+    reactor.watch_supervisor(&connection).map_err(|e| attempted("watch the supervisor", e))?;
+
+    let pipe = |our: Option<OwnedFd>| our.map(PipeReader::new).transpose().map_err(|e| attempted("watch a pipe", e));
+    let mut ours = ours.into_iter();
+    let stdin = ours.next().flatten().map(PipeWriter::new).transpose().map_err(|e| attempted("watch a pipe", e))?;
+    let (stdout, stderr) = (pipe(ours.next().flatten())?, pipe(ours.next().flatten())?);
+    Ok(Starting { connection, plan: Arc::new(plan), lifeline, pipes: Some((stdin, stdout, stderr)) })
+}
+
+type Pipes = (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>);
+
+/// A process that is being started. A future; [`Starting::wait`] blocks instead. Dropping it before it is done ends what was
+/// started.
+#[derive(Debug)]
+#[must_use = "dropping it ends what was started"]
+pub struct Starting {
+    connection: Arc<Connection>,
+    plan: Arc<Plan>,
+    lifeline: bool,
+    pipes: Option<Pipes>,
+}
+
+impl Starting {
+    /// Waits, blocking this thread.
+    ///
+    /// # Errors
+    /// As [`Spawn::spawn`].
+    pub fn wait(mut self) -> Result<Child, Error> {
+        let connection = self.connection.clone();
+        let decided = connection.wait(|said| decide(said, &self.plan));
+        self.child(decided)
+    }
+
+    fn child(&mut self, decided: Result<(u32, u32), Error>) -> Result<Child, Error> {
+        let (pid, command) = decided?;
+        self.lifeline = false;
+        let (stdin, stdout, stderr) = self.pipes.take().unwrap_or_default();
+        Ok(Child { connection: self.connection.clone(), pid, command, stdin, stdout, stderr })
+    }
+}
+
+/// Started, or failed and everything taken back.
+fn decide(said: &mut Said, plan: &Plan) -> Option<Result<(u32, u32), Error>> {
+    match said {
+        Said { started: Some(started), .. } => Some(Ok((started.pid, started.command))),
+        Said { failed: Some(failed), gone: Some(_), .. } | Said { failed: Some(failed), closed: true, .. } => {
+            Some(Err(Error::from_failed(failed, plan)))
+        }
+        Said { closed: true, .. } => Some(Err(Error::Lost)),
+        _ => None,
+    }
+}
+
+impl Future for Starting {
+    type Output = Result<Child, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let connection = self.connection.clone();
+        match connection.poll(cx, |said| decide(said, &self.plan)) {
+            Poll::Ready(decided) => Poll::Ready(self.child(decided)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if self.lifeline {
+            self.connection.let_go();
+        }
+    }
+}
+
+/// A description on its way to a plan. Collects every problem.
+#[derive(Default)]
+struct Lowering {
+    problems: Vec<String>,
+    prepare: Many,
+    steps: Many,
+}
+
+impl Lowering {
+    fn c_string(&mut self, s: &OsStr) -> CString {
+        CString::new(s.as_bytes()).unwrap_or_else(|_| {
+            self.problems.push(format!("{s:?} holds a NUL byte"));
+            CString::default()
+        })
+    }
+
+    fn path(&mut self, path: &Path) -> CString {
+        self.c_string(path.as_os_str())
+    }
+
+    fn strings<'s>(&mut self, strings: impl IntoIterator<Item = &'s OsStr>) -> Many {
+        let mut many = Many::default();
+        for s in strings {
+            let s = self.c_string(s);
+            many.push(s.as_c_str());
+        }
+        many
+    }
+
+    fn lower(mut self, spawn: &Spawn) -> Result<Plan, Error> {
+        if spawn.program.is_empty() {
+            self.problems.push("there is no program to execute".into());
+        }
+        let rooted = spawn.root != Root::Host;
+        if (rooted || !spawn.mounts.is_empty()) && !spawn.namespaces.contains(Namespaces::MOUNT) {
+            self.problems.push("a root or a mount needs a mount namespace".into());
+        }
+        if spawn.hostname.is_some() && !spawn.namespaces.contains(Namespaces::UTS) {
+            self.problems.push("a host name needs a UTS namespace".into());
+        }
+        if spawn.hostname.as_ref().is_some_and(|name| name.len() > 64) {
+            self.problems.push("a host name has at most 64 bytes".into());
+        }
+        self.file_system(spawn, rooted);
+        self.identity(spawn);
+        self.finish(spawn, true)
+    }
+
+    fn file_system(&mut self, spawn: &Spawn, rooted: bool) {
+        if spawn.namespaces.contains(Namespaces::MOUNT) {
+            self.steps.push(Step::PrivateMounts {});
+        }
+        match &spawn.root {
+            Root::Host => {}
+            Root::Bind { source, attributes } => {
+                let source = self.path(source);
+                self.steps.push(Step::BindRoot { source: &source, recursive: true, attributes: attributes.bits() });
+            }
+            Root::Tmpfs { attributes } => self.steps.push(Step::TmpfsRoot { attributes: attributes.bits() }),
+            Root::Overlay { overlay, attributes } => {
+                let (lower, upper, work) = self.overlay(overlay);
+                self.steps.push(Step::OverlayRoot {
+                    lower: lower.list(),
+                    upper: upper.as_deref(),
+                    work: work.as_deref(),
+                    userxattr: overlay.userxattr,
+                    volatile: overlay.volatile,
+                    attributes: attributes.bits(),
+                });
+            }
+        }
+        let has_cache = spawn.mounts.iter().any(|m| matches!(m.0, MountKind::DeviceDirectory));
+        let mut needs_cache = false;
+        for mount in &spawn.mounts {
+            needs_cache |= matches!(mount.0, MountKind::File { .. } | MountKind::Mask { .. });
+            self.mount(spawn, mount);
+        }
+        if needs_cache && !has_cache {
+            self.problems.push("Mount::file and Mount::mask need Mount::standard's /dev".into());
+        }
+        if let Some(name) = &spawn.hostname {
+            let name = self.c_string(name);
+            self.steps.push(Step::Hostname { name: &name });
+        }
+        if let Some((messages, count)) = &spawn.netlink {
+            self.steps.push(Step::Netlink { messages, count: *count });
+        }
+        if spawn.cgroup.into.is_some() || !spawn.cgroup.join.is_empty() {
+            self.steps.push(Step::AwaitCgroups {});
+        }
+        if spawn.namespaces.contains(Namespaces::CGROUP) {
+            self.steps.push(Step::Unshare { flags: Namespaces::CGROUP.flags() });
+        }
+        for mount in &spawn.mounts {
+            if let MountKind::Cgroup { filesystem, controller, target } = &mount.0 {
+                let filesystem = self.c_string(OsStr::new(filesystem));
+                let target = self.path(target);
+                let options = self.strings(controller.as_ref().map(OsStr::new));
+                let attributes = Attributes::READ_ONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+                self.steps.push(Step::Mount {
+                    filesystem: &filesystem,
+                    source: c"cgroup",
+                    options: options.list(),
+                    attributes: attributes.bits(),
+                    target: &target,
+                    real: true,
+                    create: create::DIRECTORY,
+                });
+            }
+        }
+        if spawn.read_only_root {
+            self.steps.push(Step::ReadOnlyRoot {});
+        }
+        if rooted {
+            self.steps.push(Step::PivotRoot {});
+        }
+    }
+
+    fn overlay(&mut self, overlay: &Overlay) -> (Many, Option<CString>, Option<CString>) {
+        if overlay.lower.is_empty() {
+            self.problems.push("an overlay needs at least one lower directory".into());
+        }
+        let lower = self.strings(overlay.lower.iter().map(|p| p.as_os_str()));
+        let upper = overlay.upper.as_ref().map(|(upper, _)| self.path(upper));
+        let work = overlay.upper.as_ref().map(|(_, work)| self.path(work));
+        (lower, upper, work)
+    }
+
+    fn mount(&mut self, spawn: &Spawn, mount: &Mount) {
+        match &mount.0 {
+            MountKind::Filesystem { filesystem, options, attributes, target, real } => {
+                let name = self.c_string(OsStr::new(filesystem));
+                let options = self.strings(options.iter().map(OsString::as_os_str));
+                self.filesystem(&name, &options, *attributes, target, *real);
+            }
+            MountKind::Sysfs => {
+                let attributes = Attributes::READ_ONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+                if spawn.id_map.is_some() && !spawn.namespaces.contains(Namespaces::NETWORK) {
+                    // sysfs shows a network namespace, and only its owner may mount it.
+                    self.steps.push(Step::Bind {
+                        source: c"/sys",
+                        target: c"/sys",
+                        recursive: true,
+                        attributes: attributes.bits(),
+                        create: create::DIRECTORY,
+                        real: true,
+                    });
+                } else {
+                    self.filesystem(c"sysfs", &Many::default(), attributes, Path::new("/sys"), true);
+                }
+            }
+            MountKind::Devpts => {
+                // Group 5 is `tty` everywhere; a map without it has to do without.
+                let tty = spawn.id_map.as_ref().is_none_or(|map| map.gids.iter().any(|r| r.inside <= 5 && 5 - r.inside < r.count));
+                let mut options = vec!["newinstance", "ptmxmode=0666", "mode=0620"];
+                options.extend(tty.then_some("gid=5"));
+                let options = self.strings(options.into_iter().map(OsStr::new));
+                self.filesystem(c"devpts", &options, Attributes::NOSUID | Attributes::NOEXEC, Path::new("/dev/pts"), true);
+            }
+            MountKind::Bind { source, target, attributes, recursive } => {
+                let (source, target) = (self.path(source), self.path(target));
+                self.steps.push(Step::Bind {
+                    source: &source,
+                    target: &target,
+                    recursive: *recursive,
+                    attributes: attributes.bits(),
+                    create: create::AS_SOURCE,
+                    real: false,
+                });
+            }
+            MountKind::Overlay { overlay, target, attributes } => {
+                let (lower, upper, work) = self.overlay(overlay);
+                let target = self.path(target);
+                self.steps.push(Step::Overlay {
+                    target: &target,
+                    lower: lower.list(),
+                    upper: upper.as_deref(),
+                    work: work.as_deref(),
+                    userxattr: overlay.userxattr,
+                    volatile: overlay.volatile,
+                    attributes: attributes.bits(),
+                });
+            }
+            MountKind::DeviceDirectory => {
+                let options = self.strings(["mode=755", "size=65536k"].map(OsStr::new));
+                self.steps.push(Step::Cache { target: c"/dev", options: options.list() });
+                self.steps.push(Step::DeviceDirectory { target: c"/dev" });
+            }
+            MountKind::Device { path, major, minor } => {
+                let path = self.path(path);
+                self.steps.push(Step::Device { source: &path, target: &path, major: *major, minor: *minor });
+            }
+            MountKind::Symlink { contents, target } => {
+                let (contents, target) = (self.path(contents), self.path(target));
+                self.steps.push(Step::Symlink { contents: &contents, target: &target });
+            }
+            MountKind::Directory { target, mode } => {
+                let target = self.path(target);
+                self.steps.push(Step::MakeDirectory { target: &target, mode: *mode });
+            }
+            MountKind::File { target, contents, mode } => {
+                let target = self.path(target);
+                self.steps.push(Step::PrivateFile { target: &target, contents, mode: *mode });
+            }
+            MountKind::Mask { target } => {
+                let target = self.path(target);
+                self.steps.push(Step::Mask { target: &target });
+            }
+            MountKind::ReadOnlyPath { target } => {
+                let target = self.path(target);
+                self.steps.push(Step::ReadOnly { target: &target });
+            }
+            MountKind::Sysctl { key, value } => {
+                if key.is_empty() || key.starts_with(['.', '/']) || key.contains("..") || value.contains(['\n', '\0']) {
+                    self.problems.push(format!("{key:?}={value:?} is no setting of sysctl(8)"));
+                }
+                let path = self.path(Path::new(&format!("/proc/sys/{}", key.replace('.', "/"))));
+                self.steps.push(Step::Sysctl { path: &path, value: value.as_bytes() });
+            }
+            // After the cgroups are joined.
+            MountKind::Cgroup { .. } => {}
+        }
+    }
+
+    fn filesystem(&mut self, name: &std::ffi::CStr, options: &Many, attributes: Attributes, target: &Path, real: bool) {
+        let target = self.path(target);
+        self.steps.push(Step::Mount {
+            filesystem: name,
+            source: name,
+            options: options.list(),
+            attributes: attributes.bits(),
+            target: &target,
+            real,
+            create: create::DIRECTORY,
+        });
+    }
+
+    fn identity(&mut self, spawn: &Spawn) {
+        self.steps.push(Step::Umask { mask: 0o022 });
+        for limit in &spawn.rlimits {
+            self.steps.push(Step::Rlimit { resource: limit.resource as u32, soft: limit.soft, hard: limit.hard });
+        }
+        if let Some((user, home)) = &spawn.user {
+            let user = self.c_string(user);
+            let mut groups = Many::default();
+            spawn.more_groups.iter().for_each(|&gid| groups.push(gid));
+            self.steps.push(Step::User { user: &user, home: *home, more_groups: groups.list() });
+        }
+        if let Some((directory, made)) = &spawn.directory {
+            let path = self.path(directory);
+            self.steps.push(Step::Directory { path: &path, create: *made });
+        }
+        if let Some(capabilities) = spawn.capabilities {
+            self.steps.push(Step::BoundingSet { capabilities: capabilities.bits() });
+        }
+        // Without no_new_privs a filter wants CAP_SYS_ADMIN, which is still here; with it, it can come last.
+        if let (Some(filter), false) = (&spawn.seccomp, spawn.no_new_privileges) {
+            self.steps.push(Step::Seccomp { filter: filter.as_bytes() });
+        }
+        if spawn.user.is_some() {
+            let keep_groups = spawn.id_map.as_ref().is_some_and(|map| map.deny_setgroups);
+            let keep_capabilities = spawn.ambient != CapabilitySet::empty();
+            self.steps.push(Step::BecomeUser { keep_groups, keep_capabilities });
+        }
+        if let Some(capabilities) = spawn.capabilities {
+            self.steps.push(Step::Capabilities { root: capabilities.bits(), inheritable: 0, ambient: spawn.ambient.bits() });
+        }
+        if spawn.no_new_privileges {
+            self.steps.push(Step::NoNewPrivileges {});
+            if let Some(filter) = &spawn.seccomp {
+                self.steps.push(Step::Seccomp { filter: filter.as_bytes() });
+            }
+        }
+    }
+
+    fn finish(mut self, spawn: &Spawn, command: bool) -> Result<Plan, Error> {
+        let mut undo = Many::default();
+        for step in &spawn.undo {
+            match step {
+                Undo::KillCgroup(path) => undo.push(wire::Undo::KillCgroup { path: &self.path(path) }),
+                Undo::RemoveCgroup(path) => undo.push(wire::Undo::RemoveDirectory { path: &self.path(path) }),
+                Undo::RemoveTree(path) => undo.push(wire::Undo::RemoveTree { path: &self.path(path) }),
+            }
+        }
+        let map = spawn.id_map.as_ref().map(|map| {
+            let ranges = |ranges: &[IdRange]| {
+                let mut many = Many::default();
+                for r in ranges {
+                    many.push(wire::IdRange { inside: r.inside, outside: r.outside, count: r.count, end: PhantomData });
+                }
+                many
+            };
+            let helpers = map.helpers.as_ref().map(|(u, g)| (self.path(u), self.path(g)));
+            (ranges(&map.uids), ranges(&map.gids), helpers, map.deny_setgroups)
+        });
+        let id_map = map.as_ref().map(|(uids, gids, helpers, deny_setgroups)| wire::IdMap {
+            uids: uids.list(),
+            gids: gids.list(),
+            newuidmap: helpers.as_ref().map(|h| h.0.as_c_str()),
+            newgidmap: helpers.as_ref().map(|h| h.1.as_c_str()),
+            deny_setgroups: *deny_setgroups,
+            end: PhantomData,
+        });
+        for effect in &spawn.effects {
+            match effect {
+                Effect::RunDirectory { parent, name, description } => {
+                    let record = wire::Record { version: wire::VERSION, undo: undo.list(), id_map, description, end: PhantomData };
+                    let mut bytes = Vec::new();
+                    record.put(&mut bytes);
+                    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+                        self.problems.push(format!("{name:?} can't be the name of a run directory"));
+                    }
+                    let (parent, name) = (self.path(parent), self.path(Path::new(name)));
+                    self.prepare.push(Prepare::RunDirectory { parent: &parent, name: &name, record: &bytes });
+                }
+                Effect::MakeDirectory { path, mode } => {
+                    let path = self.path(path);
+                    self.prepare.push(Prepare::MakeDirectory { path: &path, mode: *mode });
+                }
+                Effect::Write { path, value } => {
+                    let path = self.path(path);
+                    self.prepare.push(Prepare::Write { path: &path, value });
+                }
+            }
+        }
+        let argv = self.strings(std::iter::once(spawn.program.as_os_str()).chain(spawn.args.iter().map(OsString::as_os_str)));
+        let mut env = Many::default();
+        for (key, value) in &spawn.env {
+            if key.is_empty() || key.as_bytes().contains(&b'=') {
+                self.problems.push(format!("{key:?} can't be the name of a variable"));
+            }
+            let mut variable = key.clone();
+            variable.push("=");
+            variable.push(value);
+            let variable = self.c_string(&variable);
+            env.push(variable.as_c_str());
+        }
+        let path = spawn.env.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value);
+        let path = self.c_string(path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str));
+        let into = spawn.cgroup.into.as_ref().map(|p| self.path(p));
+        let kill = spawn.cgroup.kill.as_ref().map(|p| self.path(p));
+        let join = self.strings(spawn.cgroup.join.iter().map(|p| p.as_os_str()));
+        let read_at_end = self.strings(spawn.cgroup.read_at_end.iter().map(|p| p.as_os_str()));
+        let listen = spawn.listen.as_ref().map(|p| self.path(p));
+        if listen.as_ref().is_some_and(|p| p.as_bytes().len() > 107) {
+            self.problems
+                .push(format!("{}: a socket's path has at most 107 bytes", spawn.listen.as_ref().map_or(Path::new(""), |p| p).display()));
+        }
+        if !self.problems.is_empty() {
+            return Err(Error::Invalid { problems: self.problems });
+        }
+        let user = if id_map.is_some() { Namespaces::USER } else { Namespaces::none() };
+        let plan = wire::Plan {
+            version: wire::VERSION,
+            prepare: self.prepare.list(),
+            undo: undo.list(),
+            // The cgroup namespace is unshared when its root, the container's cgroup, is joined.
+            namespaces: (spawn.namespaces - Namespaces::CGROUP | user).flags(),
+            id_map,
+            cgroup: wire::Cgroup {
+                into: into.as_deref(),
+                join: join.list(),
+                kill: kill.as_deref(),
+                read_at_end: read_at_end.list(),
+                end: PhantomData,
+            },
+            steps: self.steps.list(),
+            command: command.then(|| wire::Command {
+                argv: argv.list(),
+                env: env.list(),
+                path: &path,
+                init: spawn.init == Init::Ours,
+                session: false,
+                end: PhantomData,
+            }),
+            wall: spawn.wall.map_or(0, |wall| u64::try_from(wall.as_millis()).unwrap_or(u64::MAX).max(1)),
+            listen: listen.as_deref(),
+            detached: spawn.detached,
+            end: PhantomData,
+        };
+        let mut bytes = Vec::new();
+        plan.put(&mut bytes);
+        Ok(Plan { bytes })
+    }
+}

@@ -1,0 +1,25 @@
+//! How the first process tells its supervisor what became of it.
+
+use crate::failure::Failure;
+use crate::system_call::{Fd, send_message};
+use crate::text::Buffer;
+use crate::wire::{Field, Out, Report};
+
+impl<const N: usize> Out for Buffer<N> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.push(bytes);
+    }
+}
+
+/// One message. Nobody is left to tell if it can't be sent.
+pub fn send(to: Fd, report: &Report<'_>, fds: &[Fd]) {
+    let mut bytes = Buffer::<1024>::new();
+    report.put(&mut bytes);
+    let _ = send_message(to, bytes.as_slice(), &[], fds, true);
+}
+
+pub fn failure(to: Fd, failure: &Failure) {
+    let Failure { stage, index, fault } = failure;
+    let report = Report::Failed { stage: *stage, index: *index, errno: fault.errno.0, cause: fault.cause, detail: fault.detail.as_slice() };
+    send(to, &report, &[]);
+}

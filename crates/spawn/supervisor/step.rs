@@ -1,0 +1,200 @@
+//! The first process of a container, before it is anything else: it performs the plan's steps inside its namespaces.
+
+use crate::failure::{Failure, Fault};
+use crate::mounts::{Mounts, Overlay, new_filesystem, new_overlay};
+use crate::system_call::{
+    AT_FDCWD, Errno, Fd, capset, chdir, chmod_descriptor, clone_tree, close, fchdir, fchownat, fstat, getcwd, mount, netlink_socket, open,
+    openat2, prctl, read, receive_message, resolve, send, set_rlimit, set_seccomp_filter, sethostname, umask, unshare,
+};
+use crate::user::{self, User};
+use crate::wire::{List, Owner, Reader, Step, cause, create, stage};
+use core::ffi::CStr;
+
+const SIGKILL: u32 = 9;
+
+/// What the steps so far have come to.
+pub struct Inside {
+    mounts: Mounts,
+    pub user: User,
+    /// Whether [`Step::User`] looked the user up, and HOME is to follow.
+    pub home: bool,
+    /// Where the supervisor says that the cgroups were joined.
+    supervisor: Fd,
+}
+
+/// Performs all steps.
+pub fn perform_all(steps: &List<'_, Step<'_>>, supervisor: Fd) -> Result<Inside, Failure> {
+    let failure = |index: usize, fault: Fault| Failure { stage: stage::STEP, index: index as u32, fault };
+    let mounts = Mounts::new().map_err(|fault| failure(0, fault))?;
+    let mut inside = Inside { mounts, user: User::root(), home: false, supervisor };
+    for (index, step) in steps.iter().enumerate() {
+        inside.perform(&step).map_err(|fault| failure(index, fault))?;
+    }
+    close(inside.mounts.root());
+    Ok(inside)
+}
+
+impl Inside {
+    fn perform(&mut self, step: &Step<'_>) -> Result<(), Fault> {
+        match *step {
+            Step::PrivateMounts {} => Ok(mount(None, c"/", None, mount::REC | mount::PRIVATE, None)?),
+            Step::OverlayRoot { lower, upper, work, userxattr, volatile, attributes } => {
+                self.mounts.set_root(new_overlay(&Overlay { lower, upper, work, userxattr, volatile, attributes })?)
+            }
+            Step::BindRoot { source, recursive, attributes } => {
+                let tree = clone_tree(AT_FDCWD, source, recursive)?;
+                crate::system_call::mount_setattr(tree, attributes, recursive)?;
+                self.mounts.set_root(tree)
+            }
+            Step::TmpfsRoot { attributes } => self.mounts.set_root(new_filesystem(c"tmpfs", c"tmpfs", &List::new(0, &[]), attributes)?),
+            Step::Overlay { target, lower, upper, work, userxattr, volatile, attributes } => {
+                self.mounts.overlay_at(&Overlay { lower, upper, work, userxattr, volatile, attributes }, target)
+            }
+            Step::Mount { filesystem, source, options, attributes, target, real, create } => {
+                self.mounts.mount(filesystem, source, &options, attributes, target, real, create)
+            }
+            Step::Bind { source, target, recursive, attributes, create, real } => {
+                self.mounts.bind(source, target, recursive, attributes, create, real)
+            }
+            Step::Cache { target, options } => self.mounts.set_cache(target, &options),
+            Step::DeviceDirectory { target } => self.mounts.device_directory(target),
+            Step::Device { source, target, major, minor } => self.mounts.device(source, target, major, minor),
+            Step::Symlink { contents, target } => self.mounts.symlink(contents, target),
+            Step::MakeDirectory { target, mode } => self.mounts.make_directory(target, mode),
+            Step::PrivateFile { target, contents, mode } => self.mounts.private_file(target, contents, mode),
+            Step::Mask { target } => self.mounts.mask(target),
+            Step::ReadOnly { target } => self.mounts.read_only(target),
+            Step::ReadOnlyRoot {} => self.mounts.read_only_root(),
+            Step::PivotRoot {} => self.mounts.pivot(),
+            Step::Hostname { name } => Ok(sethostname(name)?),
+            Step::Netlink { messages, count } => netlink(messages, count),
+            Step::Sysctl { path, value } => self.mounts.sysctl(path, value),
+            Step::AwaitCgroups {} => self.await_cgroups(),
+            Step::Unshare { flags } => Ok(unshare(flags)?),
+            Step::Rlimit { resource, soft, hard } => Ok(set_rlimit(resource, soft, hard)?),
+            Step::User { user, home, more_groups } => {
+                self.user = user::find(self.mounts.root(), user, &more_groups)?;
+                self.home = home;
+                Ok(())
+            }
+            Step::Directory { path, create } => self.directory(path, create),
+            Step::BoundingSet { capabilities } => bounding_set(capabilities),
+            Step::BecomeUser { keep_groups, keep_capabilities } => {
+                user::become_user(&self.user, keep_groups, keep_capabilities)?;
+                // The kernel forgot it with the old ids.
+                Ok(prctl::set_death_signal(SIGKILL)?)
+            }
+            Step::Capabilities { root, inheritable, ambient } => self.capabilities(root, inheritable, ambient),
+            Step::NoNewPrivileges {} => Ok(prctl::set_no_new_privileges()?),
+            Step::Seccomp { filter } => Ok(set_seccomp_filter(filter)?),
+            Step::ChangeOwners { directory, list } => change_owners(directory, list),
+            Step::Umask { mask } => {
+                umask(mask);
+                Ok(())
+            }
+            Step::Never(_, never) => match never {},
+        }
+    }
+
+    fn await_cgroups(&self) -> Result<(), Fault> {
+        let mut fds = crate::system_call::Received::new();
+        match receive_message(self.supervisor, &mut [0; 1], &mut fds, true)? {
+            1 => Ok(()),
+            _ => Err(Errno::EPROTO.into()),
+        }
+    }
+
+    fn directory(&self, path: &CStr, make: bool) -> Result<(), Fault> {
+        let f = match openat2(self.mounts.root(), path, open::PATH | open::DIRECTORY, 0, resolve::IN_ROOT | resolve::NO_MAGICLINKS) {
+            Err(Errno::ENOENT) if make => self.mounts.target(path, false, create::DIRECTORY)?,
+            other => other?,
+        };
+        let done = fchdir(f);
+        close(f);
+        done?;
+        // A directory outside the root has no name here (CVE-2024-21626).
+        let mut cwd = [0; 4096];
+        let n = getcwd(&mut cwd)?;
+        match cwd[..n].first() {
+            Some(b'/') => Ok(()),
+            _ => Err(Fault::new(Errno::EPERM, cause::OUTSIDE_ROOT, path.to_bytes())),
+        }
+    }
+
+    fn capabilities(&self, root: u64, inheritable: u64, ambient: u64) -> Result<(), Fault> {
+        let mine = if self.user.uid == 0 { root } else { ambient };
+        capset(mine, mine, inheritable | ambient)?;
+        for capability in (0..64).filter(|c| ambient >> c & 1 == 1) {
+            prctl::raise_ambient(capability)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps only these in the bounding set, and nothing in the ambient one.
+fn bounding_set(keep: u64) -> Result<(), Fault> {
+    for capability in 0..64 {
+        if keep >> capability & 1 == 0 {
+            match prctl::drop_from_bounding_set(capability) {
+                // The first number that this kernel doesn't have.
+                Err(Errno::EINVAL) => break,
+                other => other?,
+            }
+        }
+    }
+    Ok(prctl::clear_ambient()?)
+}
+
+/// Sends netlink requests, each of which asks for an acknowledgement, and reads those.
+fn netlink(messages: &[u8], count: u32) -> Result<(), Fault> {
+    let socket = netlink_socket()?;
+    send(socket, messages)?;
+    let mut acknowledged = 0;
+    while acknowledged < count {
+        let mut answer = [0; 4096];
+        let n = read(socket, &mut answer)?;
+        let mut rest = &answer[..n];
+        // struct nlmsghdr { u32 len; u16 type; u16 flags; u32 seq; u32 pid; }, and behind NLMSG_ERROR an i32.
+        while let (Some(length), Some(kind)) = (number(rest, 0), number(rest, 4)) {
+            const NLMSG_ERROR: u32 = 2;
+            if kind & 0xffff == NLMSG_ERROR {
+                match number(rest, 16).ok_or(Errno::EPROTO)? as i32 {
+                    0 => acknowledged += 1,
+                    errno => return Err(Errno(-errno).into()),
+                }
+            }
+            rest = rest.get((length as usize).next_multiple_of(4)..).unwrap_or_default();
+            if length < 16 {
+                return Err(Errno::EPROTO.into());
+            }
+        }
+    }
+    close(socket);
+    Ok(())
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Gives files below a directory their owners, and back the set-id bits that chown(2) takes.
+fn change_owners(directory: &CStr, list: &[u8]) -> Result<(), Fault> {
+    let root = openat2(AT_FDCWD, directory, open::PATH | open::DIRECTORY, 0, 0)?;
+    let mut list = Reader::new(list);
+    while !list.rest().is_empty() {
+        let owner: Owner<'_> = list.take().map_err(|_| Errno::EPROTO)?;
+        let within = |errno| Fault::new(errno, cause::KERNEL_SAYS, owner.path.to_bytes());
+        let f = openat2(root, owner.path, open::PATH | open::NOFOLLOW, 0, resolve::IN_ROOT | resolve::NO_MAGICLINKS).map_err(within)?;
+        let unmapped = |errno| match errno {
+            Errno::EINVAL => Fault::new(errno, cause::UNMAPPED_ID, owner.path.to_bytes()),
+            errno => within(errno),
+        };
+        fchownat(f, c"", owner.uid, owner.gid).map_err(unmapped)?;
+        if owner.mode != u32::MAX && !fstat(f)?.is_symlink() {
+            chmod_descriptor(f, owner.mode).map_err(within)?;
+        }
+        close(f);
+    }
+    close(root);
+    Ok(chdir(c"/")?)
+}

@@ -1,0 +1,607 @@
+//! Starts the first process, watches, kills, and takes everything back.
+//!
+//! ```text
+//!   starting ──Running──▶ running ──Ended──▶ ended ──▶ undone
+//!      │ Failed              │ lifeline, wall clock, request     ▲
+//!      └─────────────────────┴──────────── kill ─────────────────┘
+//! ```
+
+use crate::execute::{Executable, home_variable};
+use crate::failure::{Failure, Fault};
+use crate::system_call::{
+    Cloned, Errno, Fd, POLLIN, PollFd, Received, Rusage, accept, clone, close, close_range, dup3, exit, getpid, getuid, listen_at, map,
+    now, open, openat2, peer_uid, pidfd_send_signal, poll, prctl, read, receive_message, send_message, setresgid, setresuid, setsid,
+    socketpair, wait_any, wait_pidfd,
+};
+use crate::text::Buffer;
+use crate::wire::{self, Answer, Field, HEADER, Kind, Left, List, Out, Plan, Reader, Report, Request, killed_by, parse_header, stage};
+use crate::{CONTROL, id_map, init, prepare, report, step};
+use core::marker::PhantomData;
+
+const SIGKILL: u32 = 9;
+const MILLISECOND: u64 = 1_000_000;
+/// Others that watch a detached container at one time.
+const MAX_CLIENTS: usize = 8;
+/// Bytes kept of each file that is read at the end.
+const STATISTIC: usize = 4096;
+
+/// One end that requests come from and answers go to.
+struct Peer {
+    socket: Fd,
+    /// A request that hasn't come whole.
+    input: [u8; 64],
+    used: usize,
+}
+
+impl Peer {
+    const fn new(socket: Fd) -> Self {
+        Self { socket, input: [0; 64], used: 0 }
+    }
+}
+
+struct Watch<'a> {
+    plan: &'a Plan<'a>,
+    owner: Option<Fd>,
+    peers: [Option<Peer>; MAX_CLIENTS + 1],
+    listener: Option<Fd>,
+    first: Option<Fd>,
+    pid: u32,
+    command: Option<(u32, Fd)>,
+    report: Option<Fd>,
+    /// Whether [`Answer::Started`] or [`Answer::Failed`] was sent.
+    decided: bool,
+    detached: bool,
+    status: Option<i32>,
+    killed_by: u8,
+    started: u64,
+    /// When to kill, and who is then said to have done it.
+    deadlines: [(u64, u8); 2],
+}
+
+/// A plan that can't be read: the owner is told by a failure without a step.
+pub fn refuse(errno: Errno) {
+    answer_to(CONTROL, &Answer::Failed { stage: stage::PLAN, index: 0, errno: errno.0, cause: 0, detail: b"" });
+}
+
+/// Performs a plan from its first effect to the last undo.
+pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
+    let mut peers = [const { None }; MAX_CLIENTS + 1];
+    peers[0] = Some(Peer::new(CONTROL));
+    let mut watch = Watch {
+        plan,
+        owner: fds.as_slice().first().copied(),
+        peers,
+        listener: None,
+        first: None,
+        pid: 0,
+        command: None,
+        report: None,
+        decided: false,
+        detached: plan.detached,
+        status: None,
+        killed_by: killed_by::NOBODY,
+        started: now(),
+        deadlines: [(u64::MAX, killed_by::WALL), (u64::MAX, killed_by::GRACE)],
+    };
+    let mut ended = None;
+    match watch.start(fds.as_slice()) {
+        Ok(()) if watch.first.is_some() => ended = Some(watch.until_the_end()),
+        Ok(()) => {}
+        Err(failure) => {
+            watch.failed(&failure);
+            watch.kill(killed_by::NOBODY);
+            if watch.first.is_some() {
+                ended = Some(watch.until_the_end());
+            }
+        }
+    }
+    watch.finish(ended)
+}
+
+impl Watch<'_> {
+    fn start(&mut self, fds: &[Fd]) -> Result<(), Failure> {
+        let failure = |stage, index: usize, fault: Fault| Failure { stage, index: index as u32, fault };
+        for (index, effect) in self.plan.prepare.iter().enumerate() {
+            // The descriptor of a lock is kept open until the end of this process, which lets go of it.
+            prepare::perform(&effect).map_err(|fault| failure(stage::PREPARE, index, fault))?;
+        }
+        if let Some(path) = self.plan.listen {
+            self.listener = Some(listen_at(path).map_err(|errno| failure(stage::LISTEN, 0, errno.into()))?);
+        }
+        if self.plan.command.is_none() && self.plan.steps.is_empty() {
+            return Ok(());
+        }
+
+        let into = match self.plan.cgroup.into {
+            Some(path) => {
+                let directory = openat2(crate::system_call::AT_FDCWD, path, open::DIRECTORY, 0, 0);
+                Some(directory.map_err(|errno| failure(stage::CGROUP, 0, errno.into()))?)
+            }
+            None => None,
+        };
+        let (ours, theirs) = socketpair().map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
+        let (cloned, placed) = clone(self.plan.namespaces, into).map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
+        let (pid, first) = match cloned {
+            Cloned::Child => first_process(self.plan, theirs, fds),
+            Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        close(theirs);
+        (self.pid, self.first, self.report) = (pid, Some(first), Some(ours));
+        // The container's streams are the container's: who waits for their end must not wait for us.
+        for &f in fds.iter().skip(1) {
+            close(f);
+        }
+        if let Some(map) = &self.plan.id_map {
+            id_map::write_maps(pid, map).map_err(|fault| failure(stage::ID_MAP, 0, fault))?;
+            tell(ours);
+        }
+        // From here on nobody looks into this process; newuidmap(1) had to.
+        let _ = prctl::set_dumpable(false);
+        if let (Some(into), false) = (self.plan.cgroup.into, placed) {
+            let mut procs = prepare::Path::new();
+            procs.push(into.to_bytes());
+            procs.push(b"/cgroup.procs");
+            let join = procs.as_c_str().ok_or(Errno::EINVAL).and_then(|path| write_number(path, pid));
+            join.map_err(|errno| failure(stage::CGROUP, 0, errno.into()))?;
+        }
+        if let Some(into) = into {
+            close(into);
+        }
+        for (index, procs) in self.plan.cgroup.join.iter().enumerate() {
+            write_number(procs, pid).map_err(|errno| failure(stage::CGROUP, index, errno.into()))?;
+        }
+        tell(ours);
+        if self.plan.wall > 0 {
+            self.deadlines[0].0 = now().saturating_add(self.plan.wall.saturating_mul(MILLISECOND));
+        }
+        Ok(())
+    }
+
+    /// Watches until the first process has ended.
+    fn until_the_end(&mut self) -> (i32, Rusage) {
+        let Some(first) = self.first else {
+            return (0, Rusage::default());
+        };
+        loop {
+            let none = PollFd { fd: -1, events: POLLIN, revents: 0 };
+            let mut fds = [none; MAX_CLIENTS + 5];
+            let watched = [Some(first), self.report, self.owner, self.listener];
+            for (slot, f) in fds.iter_mut().zip(watched) {
+                slot.fd = f.map_or(-1, |f| f.0);
+            }
+            for (slot, peer) in fds[4..].iter_mut().zip(&self.peers) {
+                slot.fd = peer.as_ref().map_or(-1, |peer| peer.socket.0);
+            }
+            let next = self.deadlines.iter().map(|d| d.0).min().unwrap_or(u64::MAX);
+            let timeout = (next != u64::MAX).then(|| next.saturating_sub(now()));
+            let _ = poll(&mut fds, timeout);
+
+            if fds[1].revents != 0 {
+                self.hear_report();
+            }
+            if fds[0].revents != 0 {
+                while self.report.is_some() {
+                    self.hear_report();
+                }
+                if let Ok(Some(end)) = wait_pidfd(first) {
+                    return end;
+                }
+            }
+            if fds[2].revents != 0 {
+                // The owner has died; it was waited for no further.
+                if let Some(f) = self.owner.take() {
+                    close(f);
+                }
+                self.lifeline_cut();
+            }
+            if fds[3].revents != 0 {
+                self.accept();
+            }
+            for i in 0..self.peers.len() {
+                if fds[4 + i].revents != 0 {
+                    self.hear_peer(i);
+                }
+            }
+            let time = now();
+            for i in 0..self.deadlines.len() {
+                if self.deadlines[i].0 <= time {
+                    self.deadlines[i].0 = u64::MAX;
+                    self.kill(self.deadlines[i].1);
+                }
+            }
+        }
+    }
+
+    fn lifeline_cut(&mut self) {
+        if !self.detached {
+            self.kill(killed_by::LIFELINE);
+        }
+    }
+
+    /// Ends everything. What was asked first is what is said to have done it.
+    fn kill(&mut self, by: u8) {
+        if self.killed_by == killed_by::NOBODY && self.status.is_none() {
+            self.killed_by = by;
+        }
+        if let Some(path) = self.plan.cgroup.kill {
+            let _ = prepare::write_file(path, b"1");
+        }
+        if let Some(first) = self.first {
+            let _ = pidfd_send_signal(first, SIGKILL);
+        }
+    }
+
+    fn hear_report(&mut self) {
+        let Some(socket) = self.report else { return };
+        let mut bytes = [0; 1024];
+        let mut fds = Received::new();
+        match receive_message(socket, &mut bytes, &mut fds, false) {
+            Err(Errno::EAGAIN) => {
+                // Asked again only where the process has ended and nothing more can come.
+                if let Ok(0) = poll(&mut [PollFd { fd: socket.0, events: POLLIN, revents: 0 }], Some(0)) {
+                    self.close_report();
+                }
+            }
+            Ok(n @ 1..) => match Report::take(&mut Reader::new(&bytes[..n])) {
+                Ok(Report::Running { command }) => {
+                    if let Some(&f) = fds.as_slice().first() {
+                        self.command = Some((command, f));
+                    }
+                    self.running(command);
+                }
+                Ok(Report::Failed { stage, index, errno, cause, detail }) => {
+                    self.decided = true;
+                    self.answer(&Answer::Failed { stage, index, errno, cause, detail });
+                }
+                Ok(Report::Ended { status }) => self.status = Some(status),
+                // A stranger may have taken PID 1 over; what it says beyond this is nothing.
+                Ok(Report::Never(..)) | Err(_) => {}
+            },
+            Ok(_) | Err(_) => self.close_report(),
+        }
+    }
+
+    /// Without our init, the socket's end is the sign that the command was executed: it closes on exec.
+    fn close_report(&mut self) {
+        if let Some(socket) = self.report.take() {
+            close(socket);
+        }
+        if !self.decided && self.plan.command.is_some_and(|c| !c.init) {
+            self.running(self.pid);
+        }
+    }
+
+    fn running(&mut self, command: u32) {
+        if self.decided {
+            return;
+        }
+        self.decided = true;
+        self.started = now();
+        let pid = self.pid;
+        self.answer(&Answer::Started { pid, command });
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        if !self.decided {
+            self.decided = true;
+            let Failure { stage, index, fault } = failure;
+            let detail = fault.detail.as_slice();
+            self.answer(&Answer::Failed { stage: *stage, index: *index, errno: fault.errno.0, cause: fault.cause, detail });
+        }
+    }
+
+    fn answer(&self, answer: &Answer<'_>) {
+        for peer in self.peers.iter().flatten() {
+            answer_to(peer.socket, answer);
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(Ok(socket)) = self.listener.map(accept) else {
+            return;
+        };
+        let ours = getuid();
+        let allowed = peer_uid(socket).is_ok_and(|uid| uid == ours || uid == 0);
+        // The first place is the owner's.
+        match self.peers[1..].iter_mut().find(|slot| slot.is_none()).filter(|_| allowed) {
+            Some(slot) => {
+                *slot = Some(Peer::new(socket));
+                if self.decided {
+                    let command = self.command.map_or(self.pid, |c| c.0);
+                    answer_to(socket, &Answer::Started { pid: self.pid, command });
+                }
+            }
+            None => close(socket),
+        }
+    }
+
+    fn hear_peer(&mut self, i: usize) {
+        let Some(peer) = &mut self.peers[i] else {
+            return;
+        };
+        let mut fds = Received::new();
+        let space = peer.used;
+        let result = receive_message(peer.socket, &mut peer.input[space..], &mut fds, false);
+        for &f in fds.as_slice() {
+            close(f);
+        }
+        match result {
+            Err(Errno::EAGAIN) => return,
+            Ok(n @ 1..) => peer.used += n,
+            Ok(_) | Err(_) => {
+                close(peer.socket);
+                self.peers[i] = None;
+                if i == 0 {
+                    self.lifeline_cut();
+                }
+                return;
+            }
+        }
+        while let Some(request) = self.next_request(i) {
+            match request {
+                Request::Signal { number } if number == SIGKILL => self.kill(killed_by::HANDLE),
+                Request::Signal { number } => self.signal(number),
+                Request::Stop { number, grace } => {
+                    self.signal(number);
+                    let at = now().saturating_add(grace.saturating_mul(MILLISECOND));
+                    self.deadlines[1].0 = self.deadlines[1].0.min(at);
+                }
+                Request::Kill {} => self.kill(killed_by::HANDLE),
+                Request::Detach {} => {
+                    self.detached = true;
+                    self.answer(&Answer::Detached {});
+                }
+                Request::Never(_, never) => match never {},
+            }
+        }
+    }
+
+    fn signal(&self, number: u32) {
+        if let Some(f) = self.command.map(|c| c.1).or(self.first) {
+            let _ = pidfd_send_signal(f, number);
+        }
+    }
+
+    /// The next request that came whole. What can't be read ends the conversation.
+    fn next_request(&mut self, i: usize) -> Option<Request<'static>> {
+        let peer = self.peers[i].as_mut()?;
+        let header: &[u8; HEADER] = peer.input.get(..HEADER.min(peer.used))?.try_into().ok()?;
+        let (length, kind, _) = parse_header(header);
+        let whole = HEADER.checked_add(length as usize)?;
+        if kind != Kind::Request as u16 || whole > peer.input.len() {
+            close(peer.socket);
+            self.peers[i] = None;
+            return None;
+        }
+        if peer.used < whole {
+            return None;
+        }
+        let request = match Request::take(&mut Reader::new(&peer.input[HEADER..whole])) {
+            Ok(Request::Signal { number }) => Some(Request::Signal { number }),
+            Ok(Request::Stop { number, grace }) => Some(Request::Stop { number, grace }),
+            Ok(Request::Kill {}) => Some(Request::Kill {}),
+            Ok(Request::Detach {}) => Some(Request::Detach {}),
+            Ok(Request::Never(..)) | Err(_) => None,
+        };
+        peer.input.copy_within(whole..peer.used, 0);
+        peer.used -= whole;
+        request
+    }
+
+    /// Says how it ended, takes everything back, says so, and leaves.
+    fn finish(mut self, ended: Option<(i32, Rusage)>) -> ! {
+        if let Some((init_status, usage)) = ended {
+            self.close_report();
+            while let Ok(Some(_)) = wait_any() {}
+            let mut files = Collected::new();
+            for path in self.plan.cgroup.read_at_end.iter() {
+                files.add(path);
+            }
+            let ended = Answer::Ended {
+                status: self.status.unwrap_or(init_status),
+                init_status,
+                killed_by: self.killed_by,
+                wall: now().saturating_sub(self.started),
+                user: usage.user,
+                system: usage.system,
+                max_rss: usage.max_rss,
+                files: files.list(),
+            };
+            if self.decided {
+                self.answer(&ended);
+            } else {
+                // It died before it could say why: a signal from outside, or the memory limit.
+                self.decided = true;
+                let answer = Answer::Failed { stage: stage::STEP, index: u32::MAX, errno: 0, cause: 0, detail: b"" };
+                self.answer(&answer);
+            }
+        }
+        let mut left = Leftovers { bytes: Buffer::new(), count: 0 };
+        for effect in self.plan.undo.iter() {
+            let done = match prepare::undo(&effect) {
+                Err(Errno::EACCES | Errno::EPERM) if self.plan.id_map.is_some() => self.undo_inside(&effect),
+                other => other,
+            };
+            if let Err(errno) = done {
+                left.add(&Left { path: prepare::subject(&effect), errno: errno.0, end: PhantomData });
+            }
+        }
+        self.answer(&Answer::Gone { errors: List::new(left.count, left.bytes.as_slice()) });
+        exit(0)
+    }
+
+    /// Undoes as the root of a user namespace with the container's map: its files may belong to ids that only exist there.
+    fn undo_inside(&self, effect: &wire::Undo<'_>) -> Result<(), Errno> {
+        let Some(map) = &self.plan.id_map else {
+            return Err(Errno::EPERM);
+        };
+        let (ours, theirs) = socketpair()?;
+        // newuidmap(1) wants to see that the process is ours.
+        let _ = prctl::set_dumpable(true);
+        let process = match clone(crate::system_call::CLONE_NEWUSER, None)?.0 {
+            Cloned::Child => {
+                close(ours);
+                let go = receive_message(theirs, &mut [0; 1], &mut Received::new(), true);
+                let done = match go {
+                    Ok(1) => setresgid(0).and_then(|()| setresuid(0)).and_then(|()| prepare::undo(effect)),
+                    _ => Err(Errno::EPROTO),
+                };
+                exit(done.err().map_or(0, |errno| errno.0))
+            }
+            Cloned::Parent { pid, pidfd } => {
+                close(theirs);
+                if id_map::write_maps(pid, map).is_ok() {
+                    tell(ours);
+                }
+                close(ours);
+                pidfd
+            }
+        };
+        let _ = prctl::set_dumpable(false);
+        match id_map::wait(process)? {
+            0 => Ok(()),
+            status => Err(Errno(status >> 8 & 0xff)),
+        }
+    }
+}
+
+/// Lets the process at the other end go on.
+fn tell(socket: Fd) {
+    let _ = send_message(socket, b".", &[], &[], true);
+}
+
+fn write_number(path: &core::ffi::CStr, number: u32) -> Result<(), Errno> {
+    prepare::write_file(path, crate::text::decimal(u64::from(number), &mut [0; 10]))
+}
+
+/// One answer to one peer, without waiting: a peer that doesn't read loses it.
+fn answer_to(socket: Fd, answer: &Answer<'_>) {
+    let mut count = Counter(0);
+    answer.put(&mut count);
+    let header = wire::header(Kind::Answer, count.0, 0);
+    let Ok(memory) = map(count.0 as usize) else {
+        return;
+    };
+    let mut writer = Writer { into: memory, at: 0 };
+    answer.put(&mut writer);
+    let _ = send_message(socket, &header, writer.into, &[], false);
+}
+
+struct Counter(u32);
+
+impl Out for Counter {
+    fn put(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len() as u32;
+    }
+}
+
+struct Writer<'a> {
+    into: &'a mut [u8],
+    at: usize,
+}
+
+impl Out for Writer<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.into[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+    }
+}
+
+/// Contents of files, one after the other as a [`List`].
+struct Collected {
+    bytes: Buffer<{ 8 * STATISTIC }>,
+    count: u32,
+}
+
+impl Collected {
+    fn new() -> Self {
+        Self { bytes: Buffer::new(), count: 0 }
+    }
+
+    /// A file that can't be read counts as empty, so that places in the list keep their meaning.
+    fn add(&mut self, path: &core::ffi::CStr) {
+        let mut contents = [0; STATISTIC];
+        let n = match openat2(crate::system_call::AT_FDCWD, path, open::READ, 0, 0) {
+            Ok(f) => {
+                let n = read(f, &mut contents).unwrap_or(0);
+                close(f);
+                n
+            }
+            Err(_) => 0,
+        };
+        let n = if self.bytes.as_slice().len() + n + 4 > 7 * STATISTIC { 0 } else { n };
+        (&contents[..n]).put(&mut self.bytes);
+        self.count += 1;
+    }
+
+    fn list(&self) -> List<'_, &[u8]> {
+        List::new(self.count, self.bytes.as_slice())
+    }
+}
+
+/// What couldn't be removed.
+struct Leftovers {
+    bytes: Buffer<8192>,
+    count: u32,
+}
+
+impl Leftovers {
+    fn add(&mut self, left: &Left<'_>) {
+        let before = self.bytes.clone();
+        left.put(&mut self.bytes);
+        if self.bytes.overflowed() {
+            self.bytes = before;
+        } else {
+            self.count += 1;
+        }
+    }
+}
+
+/// The first process: descriptors first, then the steps, then init or the command itself.
+fn first_process(plan: &Plan<'_>, supervisor: Fd, fds: &[Fd]) -> ! {
+    const SUPERVISOR: Fd = Fd(3);
+    let _ = prctl::set_death_signal(SIGKILL);
+    // Nothing of the supervisor's survives in here but this socket. All these are above 3: the kernel gives the lowest
+    // free numbers, and 0 to 2 were taken from the start, 3 by the owner's pidfd.
+    for (stream, &f) in fds.iter().skip(1).take(3).enumerate() {
+        let _ = dup3(f, stream as i32, false);
+    }
+    // Close-on-exec: who has executed the command has let go of it.
+    let moved = dup3(supervisor, SUPERVISOR.0, true).is_ok();
+    let _ = close_range(4, u32::MAX);
+    if !moved {
+        exit(127);
+    }
+    if plan.id_map.is_some() {
+        let go = receive_message(SUPERVISOR, &mut [0; 1], &mut Received::new(), true);
+        if !matches!(go, Ok(1)) {
+            exit(127);
+        }
+        let _ = setresgid(0).and_then(|()| setresuid(0));
+        let _ = prctl::set_death_signal(SIGKILL);
+    }
+    let _ = setsid();
+    let _ = prctl::set_dumpable(false);
+    let inside = match step::perform_all(&plan.steps, SUPERVISOR) {
+        Ok(inside) => inside,
+        Err(failure) => {
+            report::failure(SUPERVISOR, &failure);
+            exit(127)
+        }
+    };
+    let _ = close_range(4, u32::MAX);
+    let Some(command) = &plan.command else {
+        report::send(SUPERVISOR, &Report::Running { command: getpid() }, &[]);
+        report::send(SUPERVISOR, &Report::Ended { status: 0 }, &[]);
+        exit(0)
+    };
+    let mut home = home_variable(inside.user.home.as_slice());
+    let home = if inside.home { home.as_c_str() } else { None };
+    let fault = match Executable::new(command, home) {
+        Ok(executable) if command.init => init::run(executable, SUPERVISOR),
+        Ok(executable) => executable.execute(),
+        Err(errno) => errno.into(),
+    };
+    report::failure(SUPERVISOR, &Failure { stage: stage::EXEC, index: 0, fault });
+    exit(127)
+}

@@ -1,0 +1,540 @@
+//! How a plan and its answers travel between the owner and the supervisor, and how a record lies on disk.
+//!
+//! This file is compiled twice: into the supervisor, which has no allocator, and into the crate, which tests and fuzzes it.
+//! So it holds safe code only, borrows everything from the bytes it reads, and writes through [`Out`]. Numbers are
+//! little-endian. A string is its length, its bytes and a NUL, so that a system call can take it where it lies.
+
+use core::ffi::CStr;
+use core::marker::PhantomData;
+
+/// The version of the wire and of the record. A supervisor refuses a plan of another version; the frames [`Kind`] lists keep
+/// their meaning for ever, so that any version can watch, kill and remove what another started.
+pub const VERSION: u16 = 1;
+
+/// The largest plan: 16 MiB. Linux itself refuses arguments and environment above 6 MiB.
+pub const MAX_PLAN: u32 = 16 << 20;
+
+/// Bytes of a frame's header: payload length (u32), kind (u16), number of descriptors beside it (u16).
+pub const HEADER: usize = 8;
+
+/// Bytes that aren't what they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Something bytes are written to.
+pub trait Out {
+    /// Appends the bytes.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+/// Bytes being read from the front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// The next `n` bytes.
+    pub fn bytes(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
+        let (head, rest) = self.rest.split_at_checked(n).ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(head)
+    }
+
+    /// What wasn't read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// One value.
+    pub fn take<T: Field<'a>>(&mut self) -> Result<T, Malformed> {
+        T::take(self)
+    }
+}
+
+/// A value that can travel.
+pub trait Field<'a>: Sized {
+    fn put(&self, out: &mut dyn Out);
+    fn take(from: &mut Reader<'a>) -> Result<Self, Malformed>;
+}
+
+macro_rules! numbers {
+    ($($number:ty),*) => {$(
+        impl<'a> Field<'a> for $number {
+            fn put(&self, out: &mut dyn Out) {
+                out.put(&self.to_le_bytes());
+            }
+            fn take(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+                let bytes = from.bytes(size_of::<$number>())?;
+                Ok(<$number>::from_le_bytes(bytes.try_into().map_err(|_| Malformed)?))
+            }
+        }
+    )*};
+}
+numbers!(u8, u16, u32, u64, i32);
+
+impl<'a> Field<'a> for bool {
+    fn put(&self, out: &mut dyn Out) {
+        u8::from(*self).put(out);
+    }
+    fn take(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        match u8::take(from)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+impl<'a> Field<'a> for &'a [u8] {
+    fn put(&self, out: &mut dyn Out) {
+        (self.len() as u32).put(out);
+        out.put(self);
+    }
+    fn take(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let n = u32::take(from)?;
+        from.bytes(n as usize)
+    }
+}
+
+impl<'a> Field<'a> for &'a CStr {
+    fn put(&self, out: &mut dyn Out) {
+        self.to_bytes_with_nul().put(out);
+    }
+    fn take(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        CStr::from_bytes_with_nul(<&[u8]>::take(from)?).map_err(|_| Malformed)
+    }
+}
+
+impl<'a, T: Field<'a>> Field<'a> for Option<T> {
+    fn put(&self, out: &mut dyn Out) {
+        self.is_some().put(out);
+        if let Some(value) = self {
+            value.put(out);
+        }
+    }
+    fn take(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(if bool::take(from)? { Some(T::take(from)?) } else { None })
+    }
+}
+
+/// Several values of one kind, as the bytes they travel in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct List<'a, T> {
+    count: u32,
+    bytes: &'a [u8],
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<'a, T: Field<'a>> List<'a, T> {
+    /// A list of `count` values that lie in `bytes`.
+    pub fn new(count: u32, bytes: &'a [u8]) -> Self {
+        Self { count, bytes, kind: PhantomData }
+    }
+
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The values, until the first that is malformed.
+    pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
+        let mut from = Reader::new(self.bytes);
+        (0..self.count).map_while(move |_| T::take(&mut from).ok())
+    }
+
+    /// Whether each value can be read and nothing is left over.
+    pub fn is_whole(&self) -> bool {
+        let mut from = Reader::new(self.bytes);
+        (0..self.count).all(|_| T::take(&mut from).is_ok()) && from.rest().is_empty()
+    }
+}
+
+impl<'a, T: Field<'a>> Field<'a> for List<'a, T> {
+    fn put(&self, out: &mut dyn Out) {
+        self.count.put(out);
+        self.bytes.put(out);
+    }
+    fn take(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let list = Self::new(u32::take(from)?, <&[u8]>::take(from)?);
+        // Checked where it enters, so that whoever walks the list later needn't ask.
+        if list.is_whole() { Ok(list) } else { Err(Malformed) }
+    }
+}
+
+macro_rules! record {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $kind:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name<'a> { $($(#[$field_doc])* pub $field: $kind,)* pub end: PhantomData<&'a ()> }
+        impl<'a> Field<'a> for $name<'a> {
+            fn put(&self, out: &mut dyn Out) { $(self.$field.put(out);)* }
+            fn take(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+                Ok(Self { $($field: Field::take(from)?,)* end: PhantomData })
+            }
+        }
+    };
+}
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $tag:literal $variant:ident { $($field:ident: $kind:ty),* $(,)? })* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name<'a> {
+            $($(#[$variant_doc])* $variant { $($field: $kind),* },)*
+            #[doc(hidden)] Never(PhantomData<&'a ()>, core::convert::Infallible),
+        }
+        impl<'a> Field<'a> for $name<'a> {
+            fn put(&self, out: &mut dyn Out) {
+                match self {
+                    $(Self::$variant { $($field),* } => { <u8 as Field>::put(&$tag, out); $($field.put(out);)* })*
+                    Self::Never(_, never) => match *never {},
+                }
+            }
+            fn take(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+                match u8::take(from)? {
+                    $($tag => Ok(Self::$variant { $($field: Field::take(from)?),* }),)*
+                    _ => Err(Malformed),
+                }
+            }
+        }
+    };
+}
+
+/// What a frame's payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// To the supervisor: a [`Plan`]; beside it the owner's pidfd and the three standard streams.
+    Plan = 1,
+    /// To the supervisor: a [`Request`].
+    Request = 2,
+    /// From the supervisor: an [`Answer`].
+    Answer = 3,
+}
+
+impl Kind {
+    pub fn from_number(number: u16) -> Option<Self> {
+        match number {
+            1 => Some(Self::Plan),
+            2 => Some(Self::Request),
+            3 => Some(Self::Answer),
+            _ => None,
+        }
+    }
+}
+
+/// The header of a frame.
+pub fn header(kind: Kind, payload: u32, fds: u16) -> [u8; HEADER] {
+    let mut bytes = [0; HEADER];
+    bytes[..4].copy_from_slice(&payload.to_le_bytes());
+    bytes[4..6].copy_from_slice(&(kind as u16).to_le_bytes());
+    bytes[6..].copy_from_slice(&fds.to_le_bytes());
+    bytes
+}
+
+/// A header's payload length, kind and number of descriptors.
+pub fn parse_header(bytes: &[u8; HEADER]) -> (u32, u16, u16) {
+    let [a, b, c, d, e, f, g, h] = *bytes;
+    (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]), u16::from_le_bytes([g, h]))
+}
+
+record! {
+    /// All that the supervisor is to do.
+    Plan {
+        version: u16,
+        /// Effects in the host's namespaces, in order, before anything is cloned.
+        prepare: List<'a, Prepare<'a>>,
+        /// What takes the effects back, in the order to do it; each is harmless where its effect never was.
+        undo: List<'a, Undo<'a>>,
+        /// `CLONE_NEW*` flags of the first process.
+        namespaces: u64,
+        id_map: Option<IdMap<'a>>,
+        cgroup: Cgroup<'a>,
+        /// What the first process does inside its namespaces, in order.
+        steps: List<'a, Step<'a>>,
+        command: Option<Command<'a>>,
+        /// Milliseconds until everything is killed; 0 is never.
+        wall: u64,
+        /// Where to listen for others, once the plan's effects stand; also what makes a container detachable.
+        listen: Option<&'a CStr>,
+        /// The container doesn't end with its owner.
+        detached: bool,
+    }
+}
+
+record! {
+    /// Control groups: all paths were made by [`Prepare`] and go by [`Undo`].
+    Cgroup {
+        /// The cgroup2 directory to clone into.
+        into: Option<&'a CStr>,
+        /// v1 `cgroup.procs` files (or v2, before Linux 5.7) that the first process's pid is written to.
+        join: List<'a, &'a CStr>,
+        /// `cgroup.kill` (Linux 5.14) of the container's tree.
+        kill: Option<&'a CStr>,
+        /// Files whose contents are sent with [`Answer::Ended`].
+        read_at_end: List<'a, &'a CStr>,
+    }
+}
+
+record! {
+    /// How ids inside map to ids outside; see user_namespaces(7).
+    IdMap {
+        /// Lines of uid_map, as the kernel and newuidmap(1) take them: inside, outside, count.
+        uids: List<'a, IdRange<'a>>,
+        gids: List<'a, IdRange<'a>>,
+        /// newuidmap(1) and newgidmap(1), where more than the caller's own id is mapped.
+        newuidmap: Option<&'a CStr>,
+        newgidmap: Option<&'a CStr>,
+        /// Whether `/proc/PID/setgroups` must say `deny` before a group map may be written.
+        deny_setgroups: bool,
+    }
+}
+
+record! {
+    /// One line of a map.
+    IdRange {
+        inside: u32,
+        outside: u32,
+        count: u32,
+    }
+}
+
+record! {
+    /// What is executed, and by whom.
+    Command {
+        argv: List<'a, &'a CStr>,
+        env: List<'a, &'a CStr>,
+        /// Where `argv[0]` is looked for if it has no slash.
+        path: &'a CStr,
+        /// Whether PID 1 is our init, and the command its child.
+        init: bool,
+        /// Whether the command gets a session of its own.
+        session: bool,
+    }
+}
+
+choice! {
+    /// An effect in the host's namespaces.
+    Prepare {
+        /// A directory `parent/name` with a locked file `lock` and the record, made under a temporary name and renamed into
+        /// place: who finds it finds it whole.
+        1 RunDirectory { parent: &'a CStr, name: &'a CStr, record: &'a [u8] }
+        2 MakeDirectory { path: &'a CStr, mode: u32 }
+        /// Writes to a file that is there (an attribute of a cgroup).
+        3 Write { path: &'a CStr, value: &'a [u8] }
+        /// Takes over the run directory of a dead supervisor: waits for nothing, fails if its lock is held.
+        4 AdoptRunDirectory { path: &'a CStr }
+    }
+}
+
+choice! {
+    /// What takes an effect back.
+    Undo {
+        /// Kills what a cgroup still holds.
+        1 KillCgroup { path: &'a CStr }
+        /// rmdir(2), repeated while the directory is busy.
+        2 RemoveDirectory { path: &'a CStr }
+        /// A directory and all below it.
+        3 RemoveTree { path: &'a CStr }
+    }
+}
+
+/// Where a [`Step`] may create its target.
+pub mod create {
+    /// The target must be there.
+    pub const NOTHING: u8 = 0;
+    /// Missing directories are made, the last too.
+    pub const DIRECTORY: u8 = 1;
+    /// Missing directories are made, and an empty file in the last.
+    pub const FILE: u8 = 2;
+    /// A directory or a file, as the source is.
+    pub const AS_SOURCE: u8 = 3;
+}
+
+choice! {
+    /// What the first process does inside its namespaces. Paths named `target` are resolved inside the container's root.
+    Step {
+        /// Nothing that is mounted from now on is seen outside: `mount --make-rprivate /`.
+        1 PrivateMounts {}
+        /// The root is an overlay; topmost layer first.
+        2 OverlayRoot { lower: List<'a, &'a CStr>, upper: Option<&'a CStr>, work: Option<&'a CStr>, userxattr: bool, volatile: bool, attributes: u64 }
+        /// The root is a directory of the host.
+        3 BindRoot { source: &'a CStr, recursive: bool, attributes: u64 }
+        /// The root is an empty tmpfs.
+        4 TmpfsRoot { attributes: u64 }
+        /// An overlay somewhere below the root.
+        5 Overlay { target: &'a CStr, lower: List<'a, &'a CStr>, upper: Option<&'a CStr>, work: Option<&'a CStr>, userxattr: bool, volatile: bool, attributes: u64 }
+        /// A file system of its own. `real`: no part of the target may be a symlink.
+        6 Mount { filesystem: &'a CStr, source: &'a CStr, options: List<'a, &'a CStr>, attributes: u64, target: &'a CStr, real: bool, create: u8 }
+        /// A file or directory of the host.
+        7 Bind { source: &'a CStr, target: &'a CStr, recursive: bool, attributes: u64, create: u8, real: bool }
+        /// A tmpfs below `target` which holds small things to bind from: [`Step::DeviceDirectory`], [`Step::PrivateFile`], [`Step::Mask`].
+        8 Cache { target: &'a CStr, options: List<'a, &'a CStr> }
+        /// A writable directory of the cache at `target`, for /dev.
+        9 DeviceDirectory { target: &'a CStr }
+        /// A device of the host, checked to be that device.
+        10 Device { source: &'a CStr, target: &'a CStr, major: u32, minor: u32 }
+        11 Symlink { contents: &'a CStr, target: &'a CStr }
+        12 MakeDirectory { target: &'a CStr, mode: u32 }
+        /// A file that exists only in this container, at `target`.
+        13 PrivateFile { target: &'a CStr, contents: &'a [u8], mode: u32 }
+        /// Hides a file or directory, if there is one.
+        14 Mask { target: &'a CStr }
+        /// Makes a directory or file read-only, if there is one.
+        15 ReadOnly { target: &'a CStr }
+        16 ReadOnlyRoot {}
+        /// Enters the root and lets go of the host's.
+        17 PivotRoot {}
+        18 Hostname { name: &'a CStr }
+        /// Sends netlink messages and reads an acknowledgement for each.
+        19 Netlink { messages: &'a [u8], count: u32 }
+        /// Writes a file of the container's own procfs.
+        20 Sysctl { path: &'a CStr, value: &'a [u8] }
+        /// Waits until this process is in its control groups.
+        21 AwaitCgroups {}
+        /// unshare(2): after the cgroups were joined, CLONE_NEWCGROUP.
+        22 Unshare { flags: u64 }
+        23 Rlimit { resource: u32, soft: u64, hard: u64 }
+        /// Looks a user up in the container's /etc/passwd and /etc/group, as `--user` of docker-run(1) is written.
+        24 User { user: &'a CStr, home: bool, more_groups: List<'a, u32> }
+        /// chdir(2), and a check that the directory is inside.
+        25 Directory { path: &'a CStr, create: bool }
+        26 BoundingSet { capabilities: u64 }
+        /// setgroups(2), setresgid(2), setresuid(2) to what [`Step::User`] found.
+        27 BecomeUser { keep_groups: bool, keep_capabilities: bool }
+        /// `root`: what uid 0 gets; any other user gets the ambient set alone.
+        28 Capabilities { root: u64, inheritable: u64, ambient: u64 }
+        29 NoNewPrivileges {}
+        30 Seccomp { filter: &'a [u8] }
+        /// chown(2) and chmod(2) below a directory of the host: gives unpacked files their owners. An empty list of steps after it ends the process.
+        31 ChangeOwners { directory: &'a CStr, list: &'a [u8] }
+        32 Umask { mask: u32 }
+    }
+}
+
+record! {
+    /// One entry of [`Step::ChangeOwners`].
+    Owner {
+        path: &'a CStr,
+        uid: u32,
+        gid: u32,
+        /// Permission bits with set-id bits, which chown(2) clears; `u32::MAX` leaves them.
+        mode: u32,
+    }
+}
+
+choice! {
+    /// What a handle asks of a supervisor.
+    Request {
+        /// A signal to the command. SIGKILL ends everything.
+        1 Signal { number: u32 }
+        /// A signal, and after `grace` milliseconds the end of everything.
+        2 Stop { number: u32, grace: u64 }
+        3 Kill {}
+        /// Outlive the owner. Answered by [`Answer::Detached`].
+        4 Detach {}
+    }
+}
+
+/// Why a container ended, where it wasn't by itself.
+pub mod killed_by {
+    pub const NOBODY: u8 = 0;
+    /// A handle asked for it.
+    pub const HANDLE: u8 = 1;
+    /// The wall clock ran out.
+    pub const WALL: u8 = 2;
+    /// The owner died or let go.
+    pub const LIFELINE: u8 = 3;
+    /// `stop` waited its grace in vain.
+    pub const GRACE: u8 = 4;
+}
+
+/// Which part of a plan failed.
+pub mod stage {
+    pub const PLAN: u8 = 0;
+    pub const PREPARE: u8 = 1;
+    pub const CLONE: u8 = 2;
+    pub const ID_MAP: u8 = 3;
+    pub const CGROUP: u8 = 4;
+    pub const STEP: u8 = 5;
+    pub const EXEC: u8 = 6;
+    pub const LISTEN: u8 = 7;
+}
+
+/// What failed within a step, where its errno alone doesn't say.
+pub mod cause {
+    pub const ERRNO: u8 = 0;
+    /// No such user in /etc/passwd; the detail is its name.
+    pub const UNKNOWN_USER: u8 = 1;
+    pub const UNKNOWN_GROUP: u8 = 2;
+    /// The words after `--user` can't be read.
+    pub const BAD_USER: u8 = 3;
+    /// The id isn't mapped in this user namespace; the detail is the id.
+    pub const UNMAPPED_ID: u8 = 4;
+    /// The file exists; its interpreter doesn't. The detail is the interpreter.
+    pub const MISSING_INTERPRETER: u8 = 5;
+    /// The source isn't the device that was asked for.
+    pub const NOT_THE_DEVICE: u8 = 6;
+    /// The working directory is outside the root.
+    pub const OUTSIDE_ROOT: u8 = 7;
+    /// The kernel's own words, in the detail.
+    pub const KERNEL_SAYS: u8 = 8;
+    /// newuidmap(1) or newgidmap(1) refused; the detail is its words.
+    pub const MAP_HELPER: u8 = 9;
+    /// What was found isn't what the step needs (a symlink where a directory must be).
+    pub const WRONG_KIND: u8 = 10;
+}
+
+choice! {
+    /// What a supervisor says.
+    Answer {
+        /// The command runs. Both ids are as the supervisor's pid namespace counts.
+        1 Started { pid: u32, command: u32 }
+        /// Nothing runs; what was done is being undone.
+        2 Failed { stage: u8, index: u32, errno: i32, cause: u8, detail: &'a [u8] }
+        /// Everything that ran has ended. `status` is the command's, as wait(2) gives it.
+        3 Ended { status: i32, init_status: i32, killed_by: u8, wall: u64, user: u64, system: u64, max_rss: u64, files: List<'a, &'a [u8]> }
+        /// Everything is taken back, but for what `errors` names. The last words.
+        4 Gone { errors: List<'a, Left<'a>> }
+        5 Detached {}
+    }
+}
+
+record! {
+    /// Something that couldn't be removed.
+    Left {
+        path: &'a CStr,
+        errno: i32,
+    }
+}
+
+choice! {
+    /// What the first process tells its supervisor.
+    Report {
+        1 Running { command: u32 }
+        2 Failed { stage: u8, index: u32, errno: i32, cause: u8, detail: &'a [u8] }
+        /// The command's status, as wait(2) gives it.
+        3 Ended { status: i32 }
+    }
+}
+
+record! {
+    /// A run directory's file `record`: what the next engine needs when everybody has died.
+    Record {
+        version: u16,
+        /// What takes everything back.
+        undo: List<'a, Undo<'a>>,
+        /// The map in which files of sub-ids can be removed.
+        id_map: Option<IdMap<'a>>,
+        /// The embedder's own description, passed through.
+        description: &'a [u8],
+    }
+}
