@@ -199,7 +199,11 @@ impl Child {
     /// Waits until the supervisor has agreed to outlive this process.
     pub fn poll_detached(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.connection.poll(cx, |said| match said {
-            Said { detached: true, .. } => Some(Ok(())),
+            Said { detached: Some(0), .. } => Some(Ok(())),
+            Said { detached: Some(errno), .. } => Some(Err(Error::Supervisor {
+                attempted: "listen for others, which a detached process needs".into(),
+                source: io::Error::from_raw_os_error(*errno),
+            })),
             Said { closed: true, .. } => Some(Err(Error::Lost)),
             _ => None,
         })

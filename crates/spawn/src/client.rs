@@ -22,7 +22,8 @@ pub(crate) struct Said {
     pub(crate) failed: Option<Failed>,
     pub(crate) ended: Option<Arc<Ended>>,
     pub(crate) gone: Option<Vec<Left>>,
-    pub(crate) detached: bool,
+    /// 0, or why it can't be.
+    pub(crate) detached: Option<i32>,
     /// Nothing more will come.
     pub(crate) closed: bool,
 }
@@ -252,7 +253,7 @@ fn take_answer(said: &mut Said, payload: &[u8]) -> bool {
             };
             said.gone = Some(errors.iter().map(left).collect());
         }
-        Answer::Detached {} => said.detached = true,
+        Answer::Detached { errno } => said.detached = Some(errno),
         Answer::Never(..) => return false,
     }
     true

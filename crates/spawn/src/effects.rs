@@ -39,6 +39,8 @@ pub enum Effect {
         path: PathBuf,
         /// What is written, by one write(2).
         value: Vec<u8>,
+        /// Whether a kernel without the file is fine.
+        optional: bool,
     },
 }
 

@@ -67,6 +67,7 @@ pub struct Spawn {
     wall: Option<Duration>,
     listen: Option<PathBuf>,
     detached: bool,
+    held: Vec<OwnedFd>,
 }
 
 /// PATH of an environment without one.
@@ -103,6 +104,7 @@ impl Spawn {
             wall: None,
             listen: None,
             detached: false,
+            held: Vec::new(),
         }
     }
 
@@ -282,8 +284,14 @@ impl Spawn {
         self
     }
 
-    /// A socket (at most 107 bytes) at which any process of the same user, or root's, may [attach](Child::attach). What undoes the
-    /// effects should remove it.
+    /// A descriptor that the supervisor keeps open until everything is taken back: a lock, for one. At most four.
+    pub fn hold(mut self, fd: OwnedFd) -> Self {
+        self.held.push(fd);
+        self
+    }
+
+    /// A socket (at most 107 bytes) at which any process of the same user, or root's, may [attach](Child::attach) once the process
+    /// is detached. What undoes the effects should remove it.
     pub fn listen(mut self, path: impl Into<PathBuf>) -> Self {
         self.listen = Some(path.into());
         self
@@ -314,7 +322,7 @@ impl Spawn {
     /// Starts it; the answer is a future, and can be waited for without a runtime too.
     pub fn start(self) -> Result<Starting, Error> {
         let plan = self.plan()?;
-        start(plan, &self.stdio, !self.detached || self.listen.is_none())
+        start(plan, &self.stdio, &self.held, !self.detached)
     }
 
     /// Takes back what a run left whose supervisor was killed.
@@ -379,7 +387,7 @@ pub fn change_owners(directory: &Path, changes: &[OwnerChange], map: &IdMap) -> 
 fn run_to_the_end(plan: Plan) -> Result<(), Error> {
     let stdio = [Stdio::null(), Stdio::null(), Stdio::null()];
     let steps_run = wire::Reader::new(&plan.bytes).take::<wire::Plan<'_>>().is_ok_and(|p| !p.steps.is_empty());
-    let starting = start(plan, &stdio, true)?;
+    let starting = start(plan, &stdio, &[], true)?;
     if steps_run {
         let child = starting.wait()?;
         return left_is_an_error(child.wait_gone()?);
@@ -401,7 +409,7 @@ fn left_is_an_error(left: Vec<crate::child::Left>) -> Result<(), Error> {
     }
 }
 
-fn start(plan: Plan, stdio: &[Stdio; 3], lifeline: bool) -> Result<Starting, Error> {
+fn start(plan: Plan, stdio: &[Stdio; 3], held: &[OwnedFd], lifeline: bool) -> Result<Starting, Error> {
     let attempted = |attempted: &str, source: io::Error| Error::Supervisor { attempted: attempted.into(), source };
     let mut theirs = Vec::with_capacity(3);
     let mut ours = Vec::with_capacity(3);
@@ -418,7 +426,7 @@ fn start(plan: Plan, stdio: &[Stdio; 3], lifeline: bool) -> Result<Starting, Err
     let reactor = Reactor::get().map_err(|e| attempted("start a thread", e))?;
     let pidfd = program::start(control)?;
     let connection = Connection::new(socket, Some(pidfd));
-    let fds = [owner.as_fd(), theirs[0].as_fd(), theirs[1].as_fd(), theirs[2].as_fd()];
+    let fds: Vec<_> = std::iter::once(&owner).chain(&theirs).chain(held).map(AsFd::as_fd).collect();
     connection.send_plan(&plan.bytes, &fds).map_err(|e| attempted("send the plan to the supervisor", e))?;
     reactor.watch_supervisor(&connection).map_err(|e| attempted("watch the supervisor", e))?;
 
@@ -523,6 +531,9 @@ impl Lowering {
     }
 
     fn lower(mut self, spawn: &Spawn) -> Result<Plan, Error> {
+        if spawn.held.len() > 4 {
+            self.problems.push("at most four descriptors can be held".into());
+        }
         if spawn.program.is_empty() {
             self.problems.push("there is no program to execute".into());
         }
@@ -812,9 +823,9 @@ impl Lowering {
                     let path = self.path(path);
                     self.prepare.push(Prepare::MakeDirectory { path: &path, mode: *mode });
                 }
-                Effect::Write { path, value } => {
+                Effect::Write { path, value, optional } => {
                     let path = self.path(path);
-                    self.prepare.push(Prepare::Write { path: &path, value });
+                    self.prepare.push(Prepare::Write { path: &path, value, optional: *optional });
                 }
             }
         }

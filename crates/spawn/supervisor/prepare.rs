@@ -29,7 +29,10 @@ pub fn perform(step: &Prepare<'_>) -> core::result::Result<Option<Fd>, Fault> {
             Ok(Some(lock))
         }
         Prepare::MakeDirectory { path, mode } => Ok(mkdirat(AT_FDCWD, path, mode).map(|()| None)?),
-        Prepare::Write { path, value } => Ok(write_file(path, value).map(|()| None)?),
+        Prepare::Write { path, value, optional } => match write_file(path, value) {
+            Err(Errno::ENOENT) if optional => Ok(None),
+            other => Ok(other.map(|()| None)?),
+        },
         Prepare::Never(_, never) => match never {},
     }
 }

@@ -105,8 +105,8 @@ impl Watch<'_> {
             // The descriptor of a lock is kept open until the end of this process, which lets go of it.
             prepare::perform(&effect).map_err(|fault| failure(stage::PREPARE, index, fault))?;
         }
-        if let Some(path) = self.plan.listen {
-            self.listener = Some(listen_at(path).map_err(|errno| failure(stage::LISTEN, 0, errno.into()))?);
+        if self.detached {
+            self.listen().map_err(|errno| failure(stage::LISTEN, 0, errno.into()))?;
         }
         if self.plan.command.is_none() && self.plan.steps.is_empty() {
             return Ok(());
@@ -128,7 +128,7 @@ impl Watch<'_> {
         close(theirs);
         (self.pid, self.first, self.report) = (pid, Some(first), Some(ours));
         // The container's streams are the container's: who waits for their end must not wait for us.
-        for &f in fds.iter().skip(1) {
+        for &f in fds.iter().skip(1).take(3) {
             close(f);
         }
         if let Some(map) = &self.plan.id_map {
@@ -210,6 +210,14 @@ impl Watch<'_> {
                 }
             }
         }
+    }
+
+    /// Opens the door for others.
+    fn listen(&mut self) -> Result<(), Errno> {
+        if self.listener.is_none() {
+            self.listener = Some(listen_at(self.plan.listen.ok_or(Errno::EINVAL)?)?);
+        }
+        Ok(())
     }
 
     fn lifeline_cut(&mut self) {
@@ -347,10 +355,13 @@ impl Watch<'_> {
                     self.deadlines[1].0 = self.deadlines[1].0.min(at);
                 }
                 Request::Kill {} => self.kill(killed_by::HANDLE),
-                Request::Detach {} => {
-                    self.detached = true;
-                    self.answer(&Answer::Detached {});
-                }
+                Request::Detach {} => match self.listen() {
+                    Ok(()) => {
+                        self.detached = true;
+                        self.answer(&Answer::Detached { errno: 0 });
+                    }
+                    Err(errno) => self.answer(&Answer::Detached { errno: errno.0 }),
+                },
                 Request::Never(_, never) => match never {},
             }
         }

@@ -212,7 +212,7 @@ macro_rules! choice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Kind {
-    /// To the supervisor: a [`Plan`]; beside it the owner's pidfd and the three standard streams.
+    /// To the supervisor: a [`Plan`]; beside it the owner's pidfd, the three standard streams, and what else it is to keep open.
     Plan = 1,
     /// To the supervisor: a [`Request`].
     Request = 2,
@@ -263,7 +263,7 @@ record! {
         command: Option<Command<'a>>,
         /// Milliseconds until everything is killed; 0 is never.
         wall: u64,
-        /// Where to listen for others, once the plan's effects stand; also what makes a container detachable.
+        /// Where to listen for others when it is detached.
         listen: Option<&'a CStr>,
         /// The container doesn't end with its owner.
         detached: bool,
@@ -328,8 +328,8 @@ choice! {
         /// place: who finds it finds it whole.
         1 RunDirectory { parent: &'a CStr, name: &'a CStr, record: &'a [u8] }
         2 MakeDirectory { path: &'a CStr, mode: u32 }
-        /// Writes to a file that is there (an attribute of a cgroup).
-        3 Write { path: &'a CStr, value: &'a [u8] }
+        /// Writes to a file that is there (an attribute of a cgroup). `optional`: a kernel without it is fine.
+        3 Write { path: &'a CStr, value: &'a [u8], optional: bool }
         /// Takes over the run directory of a dead supervisor: waits for nothing, fails if its lock is held.
         4 AdoptRunDirectory { path: &'a CStr }
     }
@@ -504,7 +504,8 @@ choice! {
         3 Ended { status: i32, init_status: i32, killed_by: u8, wall: u64, user: u64, system: u64, max_rss: u64, files: List<'a, &'a [u8]> }
         /// Everything is taken back, but for what `errors` names. The last words.
         4 Gone { errors: List<'a, Left<'a>> }
-        5 Detached {}
+        /// It will outlive its owner; or why it can't.
+        5 Detached { errno: i32 }
     }
 }
 
