@@ -1,2 +1,68 @@
-//! Stub.
+//! OCI images: names, registries, layouts, and a content-addressed store that many processes share without a server.
+//!
+//! * [`Reference`], [`Digest`], [`Platform`]: what an image is called, what its bytes are called, what it runs on.
+//! * [`Document`], [`Manifest`], [`Index`], [`Descriptor`], [`ImageConfig`]: what an image says of itself. Parsing is a pure function
+//!   of bytes.
+//! * [`Store`]: the directory of images. [`Image`]: one that is in it. [`Lease`]: the right to find it there later.
+//! * [`OciLayout`]: imports from a directory. [`Puller`]: pulls from a registry (feature `registry`, on by default).
+//! * [`LayerSink`], [`LayerWriter`]: where the layers go while they arrive; `coracle-layers` unpacks them. [`Progress`]: how far it is.
+//!
+//! ```no_run
+//! # #[cfg(feature = "registry")] {
+//! use std::sync::Arc;
+//! use coracle_image::{NoSink, Puller, Store};
+//!
+//! let store = Store::open("/var/lib/example/store")?;
+//! let image = Puller::new().pull_blocking(&store, &"localhost:5000/debian:12".parse().unwrap(), Arc::new(NoSink))?;
+//! println!("{} runs {:?}", image.reference, image.config.cmd);
+//! # }
+//! # Ok::<(), coracle_image::Error>(())
+//! ```
+//!
+//! # What it does not do
+//!
+//! It unpacks nothing and mounts nothing (`coracle-layers` does), needs no privilege, runs no container, builds no image, and doesn't
+//! push yet. It prints nothing. It checks digests, not signatures. Images of Docker's schema 1, encrypted layers and artifacts that
+//! aren't file systems are refused.
 #![forbid(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("coracle-image runs on Linux only");
+
+mod config;
+mod descriptor;
+mod digest;
+mod error;
+mod image;
+mod ingest;
+mod lease;
+mod manifest;
+mod oci_layout;
+mod platform;
+mod progress;
+mod reference;
+#[cfg(feature = "registry")]
+mod registry;
+mod sink;
+mod store;
+
+pub use config::{CONFIG_MAX, Healthcheck, ImageConfig};
+pub use descriptor::Descriptor;
+pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
+pub use error::Error;
+pub use image::Image;
+pub use lease::Lease;
+pub use manifest::{Document, DocumentError, Index, MANIFEST_MAX, Manifest};
+pub use oci_layout::OciLayout;
+pub use platform::{ParsePlatformError, Platform};
+pub use progress::Progress;
+pub use reference::{ParseReferenceError, Reference};
+#[cfg(feature = "registry")]
+pub use registry::Puller;
+pub use sink::{LayerInfo, LayerSink, LayerWriter, NoSink, SinkError};
+pub use store::Store;
+
+/// The README's program compiles.
+#[cfg(all(doctest, feature = "registry"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

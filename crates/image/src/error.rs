@@ -1,0 +1,318 @@
+//! What can go wrong with an image, as sentences; and apart from them, what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::manifest::DocumentError;
+use crate::platform::Platform;
+use crate::sink::SinkError;
+
+/// Why an image couldn't be had. It prints what was attempted, on what, and why it failed; [`remedy`](Error::remedy) is what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The registry answered that it has no such image.
+    #[error("can't pull {image}: the registry {registry} has no such image ({said})")]
+    #[non_exhaustive]
+    UnknownImage {
+        /// The reference.
+        image: String,
+        /// The registry's host, with the port where the reference has one.
+        registry: String,
+        /// The registry's own words.
+        said: String,
+    },
+
+    /// The registry couldn't be reached.
+    #[error("can't pull {image}: no connection to {address}: {why}")]
+    #[non_exhaustive]
+    Unreachable {
+        /// The reference.
+        image: String,
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        why: String,
+    },
+
+    /// The connection broke off. What came is kept, and the next pull goes on after it.
+    #[error(
+        "can't pull {image}: the connection to {address} broke off after {done} of {total} bytes of {part}: {why}"
+    )]
+    #[non_exhaustive]
+    Interrupted {
+        /// The reference.
+        image: String,
+        /// Host and port.
+        address: String,
+        /// Which part: `layer 2`.
+        part: String,
+        /// The bytes that came.
+        done: u64,
+        /// The bytes there are.
+        total: u64,
+        /// What the system said.
+        why: String,
+    },
+
+    /// The registry was reached, but no trusted connection came about.
+    #[error("can't pull {image}: no TLS connection to {address}: {why}")]
+    #[non_exhaustive]
+    Tls {
+        /// The reference.
+        image: String,
+        /// Host and port.
+        address: String,
+        /// What is wrong with the certificate or the protocol.
+        why: String,
+    },
+
+    /// The registry wants other credentials, or any (HTTP 401 and 403).
+    #[error("can't pull {image}: the registry {registry} said {status} to {who}")]
+    #[non_exhaustive]
+    Denied {
+        /// The reference.
+        image: String,
+        /// The registry's host, with the port where the reference has one.
+        registry: String,
+        /// `401 Unauthorized` or `403 Forbidden`.
+        status: &'static str,
+        /// Who asked: `an anonymous request`, or the user and where the name came from.
+        who: String,
+        /// Where credentials were looked for.
+        looked_in: Vec<String>,
+    },
+
+    /// The registry answered something else than what was asked for.
+    #[error("can't pull {image}: the registry {registry} said: {said}")]
+    #[non_exhaustive]
+    Registry {
+        /// The reference.
+        image: String,
+        /// The registry's host, with the port where the reference has one.
+        registry: String,
+        /// The HTTP status where there was one, and the registry's words.
+        said: String,
+    },
+
+    /// A file with credentials, or a helper program that keeps them, can't be used.
+    #[error("can't use the credentials for {registry} in {place}: {why}")]
+    #[non_exhaustive]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// The file.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+
+    /// Bytes aren't what they were announced to be. None of them was kept.
+    #[error("can't use {part} of {image}: expected {expected}, got {got}")]
+    #[non_exhaustive]
+    Corrupt {
+        /// The reference, or the layout.
+        image: String,
+        /// Which part: `the manifest`, `the config`, `layer 2`.
+        part: String,
+        /// The digest or the size that was announced.
+        expected: String,
+        /// The digest or the size that arrived.
+        got: String,
+    },
+
+    /// The image isn't there for the platform.
+    #[error("{image} has no image for {wanted}; it has {}", list(available))]
+    #[non_exhaustive]
+    NoSuchPlatform {
+        /// The reference, or the layout.
+        image: String,
+        /// What was asked for.
+        wanted: Box<Platform>,
+        /// What there is.
+        available: Vec<Platform>,
+    },
+
+    /// A manifest, an index or a config can't be used.
+    #[error("can't use {part} of {image}: {source}")]
+    #[non_exhaustive]
+    Document {
+        /// The reference, or the layout.
+        image: String,
+        /// Which part: `the manifest`, `the config`.
+        part: String,
+        /// What is wrong.
+        source: DocumentError,
+    },
+
+    /// A directory isn't an OCI image layout.
+    #[error("{} isn't an OCI image layout: {why}", path.display())]
+    #[non_exhaustive]
+    NotALayout {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing or wrong.
+        why: String,
+    },
+
+    /// A layout has no image of that name, or several where none was named.
+    #[error("the layout {} {}", path.display(), no_such_name(wanted.as_deref(), available))]
+    #[non_exhaustive]
+    NoSuchName {
+        /// The layout's directory.
+        path: PathBuf,
+        /// What was asked for.
+        wanted: Option<String>,
+        /// The names there are.
+        available: Vec<String>,
+    },
+
+    /// A store was made by a newer version.
+    #[error("the store {} has the format {found:?}, and this version of Coracle knows {known}", path.display())]
+    #[non_exhaustive]
+    StoreVersion {
+        /// The store's directory.
+        path: PathBuf,
+        /// What its file `version` says.
+        found: String,
+        /// The newest format known here.
+        known: u32,
+    },
+
+    /// A store belongs to another user: root's and a user's are never shared.
+    #[error("the store {} belongs to uid {owner}, and this process is uid {uid}", path.display())]
+    #[non_exhaustive]
+    StoreOwner {
+        /// The store's directory.
+        path: PathBuf,
+        /// The directory's owner.
+        owner: u32,
+        /// Our effective uid.
+        uid: u32,
+    },
+
+    /// Reading or writing a file failed.
+    #[error("can't {doing} {}: {source}", path.display())]
+    #[non_exhaustive]
+    Disk {
+        /// What was attempted, as a verb.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+
+    /// A layer couldn't be unpacked.
+    #[error("can't unpack layer {index} ({digest}): {source}")]
+    #[non_exhaustive]
+    Sink {
+        /// The layer's place, the lowest being 0.
+        index: usize,
+        /// The layer's blob.
+        digest: Box<Digest>,
+        /// What the sink said.
+        source: SinkError,
+    },
+
+    /// The tokio runtime that a pull ran on was shut down.
+    #[error("can't pull {image}: the tokio runtime was shut down meanwhile")]
+    #[non_exhaustive]
+    Stopped {
+        /// The reference.
+        image: String,
+    },
+}
+
+impl Error {
+    /// What the person at the terminal can do about it.
+    pub fn remedy(&self) -> Option<String> {
+        Some(match self {
+            Error::UnknownImage { .. } => "check the name and the tag".into(),
+            Error::Unreachable { .. } => {
+                "check that the registry runs there, and the part of the image's name before its first slash".into()
+            }
+            Error::Interrupted { .. } => "pull again: it goes on where it broke off".into(),
+            Error::Tls { .. } => "add the authority that signed the registry's certificate to this machine's trusted ones, or give \
+                it to `Puller::trust`; a registry without TLS needs `Puller::insecure`"
+                .into(),
+            Error::Denied { registry, looked_in, .. } => {
+                let places = if looked_in.is_empty() { "nowhere".to_owned() } else { list(looked_in) };
+                format!(
+                    "log in with `docker login {registry}` or `podman login {registry}`, or use `Puller::credentials`; credentials \
+                     were looked for in {places}; and check the name: some registries answer so where there is no such image"
+                )
+            }
+            Error::Credentials { registry, .. } => {
+                format!("log in again with `docker login {registry}` or `podman login {registry}`")
+            }
+            Error::Corrupt { .. } => "try again; if it stays so, what serves the image is damaged".into(),
+            Error::NoSuchPlatform { available, .. } if available.is_empty() => return None,
+            Error::NoSuchPlatform { .. } => "choose one that there is, with `platform`".into(),
+            Error::NotALayout { .. } => "`skopeo copy docker://IMAGE oci:DIRECTORY:NAME` makes one".into(),
+            Error::NoSuchName { available, .. } if available.is_empty() => return None,
+            Error::NoSuchName { .. } => "choose one of its names".into(),
+            Error::StoreVersion { .. } => "use a newer version of Coracle, or another directory for the store".into(),
+            Error::StoreOwner { .. } => "use another directory for the store".into(),
+            Error::Disk { path, source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    format!("free space on the file system of {}", path.display())
+                }
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    "use a directory that this user may write".into()
+                }
+                _ => return None,
+            },
+            Error::Registry { .. } | Error::Document { .. } | Error::Sink { .. } | Error::Stopped { .. } => return None,
+        })
+    }
+}
+
+/// Says what was attempted on which path when the system call failed.
+pub(crate) fn disk<E: Into<io::Error>>(
+    doing: &'static str,
+    path: &Path,
+) -> impl FnOnce(E) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Disk {
+        doing,
+        path,
+        source: source.into(),
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    match items.split_last() {
+        None => "nothing".into(),
+        Some((only, [])) => only.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+    }
+}
+
+fn no_such_name(wanted: Option<&str>, available: &[String]) -> String {
+    match wanted {
+        Some(wanted) => format!("has no image named {wanted:?}; it has {}", list(available)),
+        None if available.is_empty() => "has no image".into(),
+        None => format!(
+            "has several images, and none was chosen: {}",
+            list(available)
+        ),
+    }
+}
+
+/// What a message shows of a text that a stranger chose: its first 300 characters, none of which moves a terminal's cursor.
+pub(crate) fn shortened(text: &str) -> String {
+    const MOST: usize = 300;
+    let mut shown: String = text
+        .chars()
+        .take(MOST)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    if text.chars().nth(MOST).is_some() {
+        shown.push('…');
+    }
+    shown
+}

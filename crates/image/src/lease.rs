@@ -1,0 +1,85 @@
+//! The right to find an image still there later: a locked file that names what it protects.
+//!
+//! The kernel drops a flock when the last descriptor of it is closed, so a lease can't outlive what needs it, and needs no expiry.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::digest::Digest;
+use crate::error::{Error, disk};
+use crate::store::{Store, unique};
+
+/// Protects blobs and layers from being collected until it's dropped.
+///
+/// [`into_fd`](Lease::into_fd) turns it into a descriptor, which may be sent to another process: the lease lives as long as any copy.
+#[derive(Debug)]
+#[must_use = "dropping a lease ends it"]
+pub struct Lease {
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl Lease {
+    pub(crate) fn take<'a>(
+        store: &Store,
+        digests: impl IntoIterator<Item = &'a Digest>,
+    ) -> Result<Lease, Error> {
+        let dir = store.path().join("leases");
+        let name = unique();
+        // Locked before it gets its name: under that name it's never seen unlocked while somebody needs it.
+        let (temporary, path) = (dir.join(format!("{name}.new")), dir.join(&name));
+        let _nobody_deletes = store.share()?;
+        let create = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            flock(file.as_fd(), FlockOperation::LockExclusive)?;
+            let lines: String = digests.into_iter().map(|d| format!("{d}\n")).collect();
+            file.write_all(lines.as_bytes())?;
+            fs::rename(&temporary, &path)?;
+            Ok(file)
+        };
+        match create() {
+            Ok(file) => Ok(Lease {
+                file: Some(file),
+                path,
+            }),
+            Err(e) => {
+                let _ = fs::remove_file(&temporary);
+                Err(disk::<std::io::Error>("take a lease in", &dir)(e))
+            }
+        }
+    }
+
+    /// The descriptor that holds the lease. The file stays; whoever collects removes it when its lock is free.
+    pub fn into_fd(mut self) -> OwnedFd {
+        self.file
+            .take()
+            .expect("a lease has its file until it's dropped")
+            .into()
+    }
+}
+
+impl AsFd for Lease {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file
+            .as_ref()
+            .expect("a lease has its file until it's dropped")
+            .as_fd()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

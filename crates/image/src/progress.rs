@@ -1,0 +1,42 @@
+//! How far a pull or an import has come.
+
+use crate::digest::Digest;
+use crate::reference::Reference;
+
+/// One step of a pull or an import. Those of different layers come mixed; those of one layer in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// The reference is being looked up.
+    Resolving {
+        /// What is looked up.
+        reference: Reference,
+    },
+    /// Bytes of a layer's blob arrived, about every 256 KiB; the first has `done: 0` or what an earlier pull left behind.
+    #[non_exhaustive]
+    Layer {
+        /// The blob.
+        digest: Digest,
+        /// How many bytes are here.
+        done: u64,
+        /// How many there will be.
+        total: u64,
+    },
+    /// A layer is complete where it belongs, now or from before.
+    #[non_exhaustive]
+    Unpacked {
+        /// The blob.
+        digest: Digest,
+    },
+    /// The image is complete, durable and published.
+    #[non_exhaustive]
+    Done {
+        /// What was asked for.
+        reference: Reference,
+        /// The image's manifest.
+        digest: Digest,
+    },
+}
+
+/// Bytes between two [`Progress::Layer`].
+pub(crate) const STEP: u64 = 256 << 10;

@@ -1,0 +1,9 @@
+//! The tests of coracle-layers, in one program.
+
+mod archive;
+mod hostile;
+mod peers;
+mod scratch;
+mod stacks;
+mod store;
+mod unpacking;
