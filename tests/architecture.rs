@@ -16,48 +16,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("coracle-image", &[]),
     ("coracle-layers", &["coracle-image"]),
     // The only one that joins the others.
-    (
-        "coracle-container",
-        &[
-            "coracle-cgroups",
-            "coracle-image",
-            "coracle-layers",
-            "coracle-netns",
-            "coracle-spawn",
-        ],
-    ),
+    ("coracle-container", &["coracle-cgroups", "coracle-image", "coracle-layers", "coracle-netns", "coracle-spawn"]),
     ("coracle-cli", &["coracle-container"]),
-    (
-        "coracle",
-        &[
-            "coracle-cgroups",
-            "coracle-container",
-            "coracle-image",
-            "coracle-layers",
-            "coracle-netns",
-            "coracle-spawn",
-        ],
-    ),
+    ("coracle", &["coracle-cgroups", "coracle-container", "coracle-image", "coracle-layers", "coracle-netns", "coracle-spawn"]),
 ];
 
 /// What talks to the network or runs futures: only behind `image`'s feature `registry`, and in `container`.
-const ASYNC_AND_NETWORK: &[&str] = &[
-    "tokio",
-    "hyper",
-    "reqwest",
-    "oci-client",
-    "rustls",
-    "ring",
-    "docker_credential",
-];
+const ASYNC_AND_NETWORK: &[&str] = &["tokio", "hyper", "reqwest", "oci-client", "rustls", "ring", "docker_credential"];
 
 /// Package resolved alone without default features, and what must be nowhere below it.
 const NEVER_BELOW: &[(&str, &[&str])] = &[
     ("coracle-spawn", ASYNC_AND_NETWORK),
-    (
-        "coracle-spawn",
-        &["oci-spec", "serde_json", "serde", "flate2", "zstd"],
-    ),
+    ("coracle-spawn", &["oci-spec", "serde_json", "serde", "flate2", "zstd"]),
     ("coracle-cgroups", ASYNC_AND_NETWORK),
     ("coracle-cgroups", &["oci-spec"]),
     ("coracle-netns", ASYNC_AND_NETWORK),
@@ -84,41 +54,23 @@ const NEVER: &[&str] = &[
 ];
 
 /// Names that say nothing: a module is named after the noun in it.
-const NO_NAMES: &[&str] = &[
-    "utils", "util", "common", "helpers", "helper", "types", "core", "misc",
-];
+const NO_NAMES: &[&str] = &["utils", "util", "common", "helpers", "helper", "types", "core", "misc"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn cargo(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO"))
-        .args(arguments)
-        .current_dir(root())
-        .output()
-        .expect("cargo, which built this test, runs");
-    assert!(
-        output.status.success(),
-        "cargo {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(root()).output().expect("cargo, which built this test, runs");
+    assert!(output.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("cargo speaks UTF-8")
 }
 
 /// The packages of the workspace that are published.
 fn packages() -> Vec<Value> {
-    let metadata: Value =
-        serde_json::from_str(&cargo(&["metadata", "--format-version=1", "--no-deps"]))
-            .expect("cargo speaks JSON");
-    let packages = metadata["packages"]
-        .as_array()
-        .expect("there are packages")
-        .clone();
-    packages
-        .into_iter()
-        .filter(|package| package["publish"].is_null())
-        .collect()
+    let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--format-version=1", "--no-deps"])).expect("cargo speaks JSON");
+    let packages = metadata["packages"].as_array().expect("there are packages").clone();
+    packages.into_iter().filter(|package| package["publish"].is_null()).collect()
 }
 
 fn text(value: &Value) -> &str {
@@ -126,23 +78,14 @@ fn text(value: &Value) -> &str {
 }
 
 fn directory(package: &Value) -> PathBuf {
-    Path::new(text(&package["manifest_path"]))
-        .parent()
-        .expect("a manifest lies somewhere")
-        .to_owned()
+    Path::new(text(&package["manifest_path"])).parent().expect("a manifest lies somewhere").to_owned()
 }
 
 /// Packages below one that is resolved alone.
 fn below(package: &str, features: &[&str]) -> BTreeSet<String> {
-    let mut arguments = vec![
-        "tree", "--locked", "-p", package, "-e", "normal", "--prefix", "none", "--format", "{p}",
-    ];
+    let mut arguments = vec!["tree", "--locked", "-p", package, "-e", "normal", "--prefix", "none", "--format", "{p}"];
     arguments.extend(features);
-    cargo(&arguments)
-        .lines()
-        .filter_map(|line| line.split(' ').next())
-        .map(str::to_owned)
-        .collect()
+    cargo(&arguments).lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 /// Every file of Rust in the repository.
@@ -150,11 +93,7 @@ fn sources() -> Vec<PathBuf> {
     fn gather(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).expect("the repository can be read") {
             let path = entry.expect("the repository can be read").path();
-            let name = path
-                .file_name()
-                .expect("an entry has a name")
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
             if path.is_dir() {
                 if name != "target" && !name.starts_with('.') {
                     gather(&path, found);
@@ -172,10 +111,7 @@ fn sources() -> Vec<PathBuf> {
 }
 
 fn shown(path: &Path) -> String {
-    path.strip_prefix(root())
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
 /// The lines of a file that are code, without comments, and with strings emptied; before `#[cfg(test)] mod`, if `shipped`.
@@ -191,14 +127,10 @@ fn code(source: &str, shipped: bool) -> Vec<(usize, String)> {
             continue;
         }
         let starts_tests = line.trim() == "#[cfg(test)]"
-            && all[index + 1..]
-                .iter()
-                .find(|next| !next.trim().starts_with("#["))
-                .is_some_and(|next| {
-                    let next = next.trim();
-                    (next.starts_with("mod ") || next.starts_with("pub(crate) mod "))
-                        && next.ends_with('{')
-                });
+            && all[index + 1..].iter().find(|next| !next.trim().starts_with("#[")).is_some_and(|next| {
+                let next = next.trim();
+                (next.starts_with("mod ") || next.starts_with("pub(crate) mod ")) && next.ends_with('{')
+            });
         if shipped && starts_tests {
             break;
         }
@@ -240,8 +172,7 @@ fn code(source: &str, shipped: bool) -> Vec<(usize, String)> {
 /// Whether a word stands in a line by itself.
 fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
-        let boundary =
-            |character: Option<char>| !character.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let boundary = |character: Option<char>| !character.is_some_and(|c| c.is_alphanumeric() || c == '_');
         boundary(line[..at].chars().next_back()) && boundary(line[at + word.len()..].chars().next())
     })
 }
@@ -263,17 +194,12 @@ fn each_package_uses_only_the_parts_it_may() {
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let other = text(&dependency["name"]);
-            if other.starts_with("coracle") && dependency["kind"] != "dev" && !may.contains(&other)
-            {
+            if other.starts_with("coracle") && dependency["kind"] != "dev" && !may.contains(&other) {
                 wrong.push(format!("{name} uses {other}"));
             }
         }
     }
-    assert_eq!(
-        packages.len(),
-        MAY_USE.len(),
-        "a package in the table is gone"
-    );
+    assert_eq!(packages.len(), MAY_USE.len(), "a package in the table is gone");
     nothing_wrong(&wrong);
 }
 
@@ -282,26 +208,13 @@ fn nothing_forbidden_is_below_a_package_resolved_alone() {
     let mut wrong = Vec::new();
     for (package, forbidden) in NEVER_BELOW {
         let below = below(package, &["--no-default-features"]);
-        assert!(
-            below.contains(*package),
-            "cargo tree named nothing below {package}"
-        );
-        wrong.extend(
-            forbidden
-                .iter()
-                .filter(|name| below.contains(**name))
-                .map(|name| format!("{name} is below {package}")),
-        );
+        assert!(below.contains(*package), "cargo tree named nothing below {package}");
+        wrong.extend(forbidden.iter().filter(|name| below.contains(**name)).map(|name| format!("{name} is below {package}")));
     }
     for package in packages() {
         let name = text(&package["name"]).to_owned();
         let below = below(&name, &["--all-features"]);
-        wrong.extend(
-            NEVER
-                .iter()
-                .filter(|other| below.contains(**other))
-                .map(|other| format!("{other} is below {name}")),
-        );
+        wrong.extend(NEVER.iter().filter(|other| below.contains(**other)).map(|other| format!("{other} is below {name}")));
     }
     nothing_wrong(&wrong);
 }
@@ -309,11 +222,8 @@ fn nothing_forbidden_is_below_a_package_resolved_alone() {
 #[test]
 fn layers_use_image_without_its_registry() {
     let below = below("coracle-layers", &["--all-features"]);
-    let wrong: Vec<String> = ASYNC_AND_NETWORK
-        .iter()
-        .filter(|name| below.contains(**name))
-        .map(|name| format!("{name} is below layers"))
-        .collect();
+    let wrong: Vec<String> =
+        ASYNC_AND_NETWORK.iter().filter(|name| below.contains(**name)).map(|name| format!("{name} is below layers")).collect();
     nothing_wrong(&wrong);
 }
 
@@ -324,11 +234,7 @@ fn all_packages_share_one_version_and_pin_each_other() {
     let mut wrong = Vec::new();
     for package in &packages {
         let name = text(&package["name"]);
-        for (field, expected) in [
-            ("version", version.as_str()),
-            ("license", "MIT OR Apache-2.0"),
-            ("edition", "2024"),
-        ] {
+        for (field, expected) in [("version", version.as_str()), ("license", "MIT OR Apache-2.0"), ("edition", "2024")] {
             if package[field] != expected {
                 wrong.push(format!("{name} has {field} {}", package[field]));
             }
@@ -341,14 +247,8 @@ fn all_packages_share_one_version_and_pin_each_other() {
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let other = text(&dependency["name"]);
             let development = dependency["kind"] == "dev";
-            if other.starts_with("coracle")
-                && !development
-                && dependency["req"] != format!("={version}")
-            {
-                wrong.push(format!(
-                    "{name} wants {other} {}, and not ={version}",
-                    dependency["req"]
-                ));
+            if other.starts_with("coracle") && !development && dependency["req"] != format!("={version}") {
+                wrong.push(format!("{name} wants {other} {}, and not ={version}", dependency["req"]));
             }
         }
     }
@@ -362,10 +262,7 @@ fn every_package_holds_its_licences_and_says_what_it_does_not_do() {
         let directory = directory(&package);
         for file in ["LICENSE-MIT", "LICENSE-APACHE"] {
             if std::fs::read(directory.join(file)).ok() != std::fs::read(root().join(file)).ok() {
-                wrong.push(format!(
-                    "{}/{file} isn't the text of the repository",
-                    shown(&directory)
-                ));
+                wrong.push(format!("{}/{file} isn't the text of the repository", shown(&directory)));
             }
         }
         if !directory.join("README.md").is_file() {
@@ -391,25 +288,14 @@ fn unsafe_stands_in_the_supervisor_and_nowhere_else() {
     }
     for package in packages() {
         for target in package["targets"].as_array().into_iter().flatten() {
-            let kinds: Vec<&str> = target["kind"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(text)
-                .collect();
+            let kinds: Vec<&str> = target["kind"].as_array().into_iter().flatten().map(text).collect();
             if !kinds.iter().any(|kind| ["lib", "bin"].contains(kind)) {
                 continue;
             }
             let file = PathBuf::from(text(&target["src_path"]));
             let source = std::fs::read_to_string(&file).expect("a source is text");
-            if !code(&source, true)
-                .iter()
-                .any(|(_, line)| line.trim() == "#![forbid(unsafe_code)]")
-            {
-                wrong.push(format!(
-                    "{} doesn't say #![forbid(unsafe_code)]",
-                    shown(&file)
-                ));
+            if !code(&source, true).iter().any(|(_, line)| line.trim() == "#![forbid(unsafe_code)]") {
+                wrong.push(format!("{} doesn't say #![forbid(unsafe_code)]", shown(&file)));
             }
         }
     }
@@ -432,11 +318,7 @@ fn every_file_begins_by_saying_what_it_is() {
 fn no_module_is_a_drawer() {
     let mut wrong = Vec::new();
     for file in sources() {
-        for part in file
-            .strip_prefix(root())
-            .expect("sources lie in the repository")
-            .components()
-        {
+        for part in file.strip_prefix(root()).expect("sources lie in the repository").components() {
             let part = part.as_os_str().to_string_lossy();
             if NO_NAMES.contains(&part.trim_end_matches(".rs")) {
                 wrong.push(format!("{}: what is in it?", shown(&file)));
@@ -445,10 +327,7 @@ fn no_module_is_a_drawer() {
         let source = std::fs::read_to_string(&file).expect("a source is text");
         for (number, line) in code(&source, false) {
             let line = line.trim();
-            if NO_NAMES
-                .iter()
-                .any(|name| line.ends_with('{') && line.ends_with(&format!("mod {name} {{")))
-            {
+            if NO_NAMES.iter().any(|name| line.ends_with('{') && line.ends_with(&format!("mod {name} {{"))) {
                 wrong.push(format!("{}:{number}: {line}", shown(&file)));
             }
         }
@@ -461,29 +340,17 @@ fn libraries_print_nothing() {
     let mut wrong = Vec::new();
     for file in sources() {
         let path = shown(&file);
-        let library =
-            path.starts_with("src/") || (path.starts_with("crates/") && path.contains("/src/"));
+        let library = path.starts_with("src/") || (path.starts_with("crates/") && path.contains("/src/"));
         // A module of tests in a file of its own is declared by `#[cfg(test)] mod name;`.
-        let tests = file
-            .file_stem()
-            .is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
-            || path.contains("/tests/");
+        let tests = file.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests")) || path.contains("/tests/");
         if !library || tests || path.starts_with("crates/cli/") {
             continue;
         }
         let source = std::fs::read_to_string(&file).expect("a source is text");
         for (number, line) in code(&source, true) {
-            if ["print!", "println!", "eprint!", "eprintln!", "dbg!"]
-                .iter()
-                .any(|word| {
-                    line.match_indices(word).any(|(at, _)| {
-                        !line[..at]
-                            .chars()
-                            .next_back()
-                            .is_some_and(|c| c.is_alphanumeric() || c == '_')
-                    })
-                })
-            {
+            if ["print!", "println!", "eprint!", "eprintln!", "dbg!"].iter().any(|word| {
+                line.match_indices(word).any(|(at, _)| !line[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_'))
+            }) {
                 wrong.push(format!("{path}:{number}: {}", line.trim()));
             }
         }
@@ -494,21 +361,11 @@ fn libraries_print_nothing() {
 #[test]
 fn the_owner_never_forks_and_changes_nothing_global() {
     // No fork in the owner: each of these makes std fork, or is a process-global effect (see docs/why/).
-    let forbidden = [
-        ".pre_exec(",
-        ".uid(",
-        ".gid(",
-        ".groups(",
-        "set_current_dir(",
-        "set_var(",
-        "remove_var(",
-    ];
+    let forbidden = [".pre_exec(", ".uid(", ".gid(", ".groups(", "set_current_dir(", "set_var(", "remove_var("];
     let mut wrong = Vec::new();
     for file in sources() {
         let path = shown(&file);
-        if !(path.starts_with("crates/") && path.contains("/src/"))
-            || path.starts_with("crates/cli/")
-        {
+        if !(path.starts_with("crates/") && path.contains("/src/")) || path.starts_with("crates/cli/") {
             continue;
         }
         let source = std::fs::read_to_string(&file).expect("a source is text");
@@ -517,10 +374,7 @@ fn the_owner_never_forks_and_changes_nothing_global() {
             let bad = forbidden.iter().find(|call| line.contains(**call));
             // `.uid(` and the like are also getters of metadata: only files that start processes are looked at for those.
             if let Some(call) = bad.filter(|call| spawns || !call.starts_with('.')) {
-                wrong.push(format!(
-                    "{path}:{number}: {call} in the owner: {}",
-                    line.trim()
-                ));
+                wrong.push(format!("{path}:{number}: {call} in the owner: {}", line.trim()));
             }
         }
     }
@@ -531,11 +385,7 @@ fn the_owner_never_forks_and_changes_nothing_global() {
 fn the_scanner_sees_code_and_nothing_else() {
     let source = "//! unsafe\nlet a = \"unsafe\"; // unsafe\nunsafe { b() }\nlet c = r#\"\nunsafe\n\"#;\nlet q = '\"'; unsafe_name();\n#[cfg(test)]\nmod tests {\n    unsafe {}\n}\n";
     let lines = |shipped| -> Vec<usize> {
-        code(source, shipped)
-            .into_iter()
-            .filter(|(_, line)| has_word(line, "unsafe"))
-            .map(|(number, _)| number)
-            .collect()
+        code(source, shipped).into_iter().filter(|(_, line)| has_word(line, "unsafe")).map(|(number, _)| number).collect()
     };
     assert_eq!(lines(true), [3]);
     assert_eq!(lines(false), [3, 10]);

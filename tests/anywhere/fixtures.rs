@@ -17,10 +17,7 @@ fn inspect(arguments: &[&str]) -> Value {
 fn the_registry_serves_busybox() {
     need!(Registry, Busybox);
     let registry = Registry::with_busybox();
-    let seen = inspect(&[&format!(
-        "docker://{}",
-        registry.reference("busybox:latest")
-    )]);
+    let seen = inspect(&[&format!("docker://{}", registry.reference("busybox:latest"))]);
     assert_eq!(seen["Os"], "linux");
     assert_eq!(seen["Layers"].as_array().map(Vec::len), Some(1));
     assert!(registry.log().contains("busybox/manifests/latest"));
@@ -34,20 +31,8 @@ fn a_registry_with_a_login_lets_only_its_user_in() {
     let reference = format!("docker://{}", registry.reference("busybox:latest"));
     let seen = inspect(&["--creds", &format!("{USER}:{PASSWORD}"), &reference]);
     assert_eq!(seen["Os"], "linux");
-    assert!(!program::works(
-        "skopeo",
-        &["inspect", "--tls-verify=false", "--no-creds", &reference]
-    ));
-    assert!(!program::works(
-        "skopeo",
-        &[
-            "inspect",
-            "--tls-verify=false",
-            "--creds",
-            "tester:wrong",
-            &reference
-        ]
-    ));
+    assert!(!program::works("skopeo", &["inspect", "--tls-verify=false", "--no-creds", &reference]));
+    assert!(!program::works("skopeo", &["inspect", "--tls-verify=false", "--creds", "tester:wrong", &reference]));
 }
 
 #[test]
@@ -55,10 +40,7 @@ fn the_registry_serves_debian() {
     need!(Registry, DebianRoot);
     let registry = Registry::start();
     registry.push_debian();
-    let seen = inspect(&[
-        "--config",
-        &format!("docker://{}", registry.reference("debian:12")),
-    ]);
+    let seen = inspect(&["--config", &format!("docker://{}", registry.reference("debian:12"))]);
     assert_eq!(seen["config"]["Cmd"], json!(["bash"]));
 }
 
@@ -70,10 +52,7 @@ fn the_same_root_has_the_same_digest() {
         let root = place.path().join(name).join("root");
         rootfs::busybox(&root);
         let layout = Layout::new(&place.path().join(name).join("layout"));
-        let (plain, gzip) = (
-            layout.layer_of(&root, Compressed::No),
-            layout.layer_of(&root, Compressed::Gzip),
-        );
+        let (plain, gzip) = (layout.layer_of(&root, Compressed::No), layout.layer_of(&root, Compressed::Gzip));
         assert_eq!(plain.diff_id, gzip.diff_id);
         assert_eq!(plain.diff_id, plain.blob.digest);
         assert!(gzip.blob.size < plain.blob.size);
@@ -86,12 +65,7 @@ fn the_same_root_has_the_same_digest() {
 fn a_process_that_holds_our_directory_is_seen_until_it_ends() {
     let place = directory();
     let watch = Leftovers::watch(place.path());
-    let mut child = Command::new("sleep")
-        .arg("60")
-        .current_dir(place.path())
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("sleep runs");
+    let mut child = Command::new("sleep").arg("60").current_dir(place.path()).stdin(Stdio::null()).spawn().expect("sleep runs");
     let mine = format!("process {} sleep", child.id());
     assert!(watch.after(Duration::ZERO).contains(&mine));
     child.kill().expect("it can be killed");

@@ -8,10 +8,7 @@ fn a_busybox_root_runs_by_itself() {
     let place = directory();
     rootfs::busybox(place.path());
     let root = place.path().to_str().expect("a temporary path is plain");
-    assert_eq!(
-        program::run("chroot", [root, "/bin/sh", "-c", "id -u; ls -d /proc"]),
-        "0\n/proc\n"
-    );
+    assert_eq!(program::run("chroot", [root, "/bin/sh", "-c", "id -u; ls -d /proc"]), "0\n/proc\n");
 }
 
 #[test]
@@ -20,14 +17,6 @@ fn a_debian_root_runs_by_itself() {
     let place = directory();
     let root = place.path().to_str().expect("a temporary path is plain");
     let archive = rootfs::debian();
-    program::run(
-        "tar",
-        [
-            "-C",
-            root,
-            "-xf",
-            archive.to_str().expect("a path of ours is plain"),
-        ],
-    );
+    program::run("tar", ["-C", root, "-xf", archive.to_str().expect("a path of ours is plain")]);
     assert!(program::run("chroot", [root, "cat", "/etc/debian_version"]).starts_with("12."));
 }

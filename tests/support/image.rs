@@ -51,15 +51,8 @@ impl Layout {
     /// An empty one, in a directory that exists or will be made.
     pub(crate) fn new(directory: &Path) -> Self {
         std::fs::create_dir_all(directory.join("blobs/sha256")).expect("a layout can be made");
-        std::fs::write(
-            directory.join("oci-layout"),
-            r#"{"imageLayoutVersion":"1.0.0"}"#,
-        )
-        .expect("it can be written");
-        let layout = Self {
-            directory: directory.to_owned(),
-            manifests: Vec::new(),
-        };
+        std::fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("it can be written");
+        let layout = Self { directory: directory.to_owned(), manifests: Vec::new() };
         layout.write_index();
         layout
     }
@@ -71,21 +64,14 @@ impl Layout {
     /// Stores bytes under their digest.
     pub(crate) fn blob(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
         let digest = hex(Sha256::digest(bytes).as_slice());
-        std::fs::write(self.directory.join("blobs/sha256").join(&digest), bytes)
-            .expect("a blob can be written");
-        Descriptor {
-            media_type: media_type.to_owned(),
-            digest: format!("sha256:{digest}"),
-            size: bytes.len() as u64,
-        }
+        std::fs::write(self.directory.join("blobs/sha256").join(&digest), bytes).expect("a blob can be written");
+        Descriptor { media_type: media_type.to_owned(), digest: format!("sha256:{digest}"), size: bytes.len() as u64 }
     }
 
     /// A layer from a tar archive.
     pub(crate) fn layer(&self, mut tar: impl io::Read, compressed: Compressed) -> Layer {
         let partial = self.directory.join("blobs/partial");
-        let file = Hashing::new(BufWriter::new(
-            File::create(&partial).expect("a blob can be made"),
-        ));
+        let file = Hashing::new(BufWriter::new(File::create(&partial).expect("a blob can be made")));
         let (diff_id, (stored, size)) = match compressed {
             Compressed::No => {
                 let mut plain = Hashing::new(file);
@@ -100,13 +86,8 @@ impl Layout {
                 (diff_id, plain.inner.finish().expect("gzip ends").finish())
             }
         };
-        std::fs::rename(&partial, self.directory.join("blobs/sha256").join(&stored))
-            .expect("a blob can be named");
-        let suffix = if compressed == Compressed::Gzip {
-            "+gzip"
-        } else {
-            ""
-        };
+        std::fs::rename(&partial, self.directory.join("blobs/sha256").join(&stored)).expect("a blob can be named");
+        let suffix = if compressed == Compressed::Gzip { "+gzip" } else { "" };
         Layer {
             blob: Descriptor {
                 media_type: format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
@@ -122,9 +103,7 @@ impl Layout {
         let mut archive = tar::Builder::new(Vec::new());
         archive.follow_symlinks(false);
         append(&mut archive, root, Path::new(""));
-        let bytes = archive
-            .into_inner()
-            .expect("an archive in memory can be written");
+        let bytes = archive.into_inner().expect("an archive in memory can be written");
         self.layer(bytes.as_slice(), compressed)
     }
 
@@ -145,10 +124,7 @@ impl Layout {
             "config": config,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
-        let config = self.blob(
-            "application/vnd.oci.image.config.v1+json",
-            config.to_string().as_bytes(),
-        );
+        let config = self.blob("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes());
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let layers: Vec<Value> = layers.iter().map(|layer| layer.blob.json()).collect();
         let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config.json(), "layers": layers });
@@ -165,8 +141,7 @@ impl Layout {
 
     fn write_index(&self) {
         let index = json!({ "schemaVersion": 2, "manifests": self.manifests });
-        std::fs::write(self.directory.join("index.json"), index.to_string())
-            .expect("the index can be written");
+        std::fs::write(self.directory.join("index.json"), index.to_string()).expect("the index can be written");
     }
 }
 
@@ -182,16 +157,12 @@ pub(crate) fn architecture() -> &'static str {
 /// Adds what lies below a directory in sorted order, all owned by 0:0, so that the digest depends on the content alone.
 fn append(archive: &mut tar::Builder<Vec<u8>>, root: &Path, below: &Path) {
     let entries = std::fs::read_dir(root.join(below)).expect("the root can be read");
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.expect("the root can be read").file_name())
-        .collect();
+    let mut names: Vec<_> = entries.map(|entry| entry.expect("the root can be read").file_name()).collect();
     names.sort();
     for name in names {
         let path = below.join(name);
         let full = root.join(&path);
-        let metadata = full
-            .symlink_metadata()
-            .expect("a file of the root can be looked at");
+        let metadata = full.symlink_metadata().expect("a file of the root can be looked at");
         let mut header = tar::Header::new_gnu();
         header.set_metadata_in_mode(&metadata, tar::HeaderMode::Complete);
         header.set_uid(0);
@@ -199,19 +170,13 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, root: &Path, below: &Path) {
         header.set_mtime(0);
         if metadata.is_symlink() {
             let target = std::fs::read_link(&full).expect("a link can be read");
-            archive
-                .append_link(&mut header, &path, target)
-                .expect("a link can be stored");
+            archive.append_link(&mut header, &path, target).expect("a link can be stored");
         } else if metadata.is_dir() {
-            archive
-                .append_data(&mut header, &path, io::empty())
-                .expect("a directory can be stored");
+            archive.append_data(&mut header, &path, io::empty()).expect("a directory can be stored");
             append(archive, root, &path);
         } else {
             let file = File::open(&full).expect("a file can be read");
-            archive
-                .append_data(&mut header, &path, file)
-                .expect("a file can be stored");
+            archive.append_data(&mut header, &path, file).expect("a file can be stored");
         }
     }
 }
@@ -225,11 +190,7 @@ struct Hashing<W> {
 
 impl<W: Write> Hashing<W> {
     fn new(inner: W) -> Self {
-        Self {
-            inner,
-            hash: Sha256::new(),
-            size: 0,
-        }
+        Self { inner, hash: Sha256::new(), size: 0 }
     }
 
     fn digest(&mut self) -> (String, u64) {

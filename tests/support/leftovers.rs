@@ -18,20 +18,14 @@ pub(crate) struct Leftovers {
 impl Leftovers {
     /// Remembers what is there. `mark` is the test's own directory, as made by [`super::directory`].
     pub(crate) fn watch(mark: &Path) -> Self {
-        Self {
-            mark: mark.to_owned(),
-            before: everything(mark),
-        }
+        Self { mark: mark.to_owned(), before: everything(mark) }
     }
 
     /// What is new and doesn't go away within the given time.
     pub(crate) fn after(&self, patience: Duration) -> Vec<String> {
         let deadline = Instant::now() + patience;
         loop {
-            let news: Vec<String> = everything(&self.mark)
-                .difference(&self.before)
-                .cloned()
-                .collect();
+            let news: Vec<String> = everything(&self.mark).difference(&self.before).cloned().collect();
             if news.is_empty() || Instant::now() > deadline {
                 return news;
             }
@@ -63,10 +57,7 @@ fn everything(mark: &Path) -> BTreeSet<String> {
 fn processes(mark: &Path, seen: &mut BTreeSet<String>) {
     let me = std::process::id().to_string();
     let text = mark.to_string_lossy();
-    for pid in names(Path::new("/proc"))
-        .into_iter()
-        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-    {
+    for pid in names(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
         if pid == me {
             continue;
         }
@@ -75,13 +66,8 @@ fn processes(mark: &Path, seen: &mut BTreeSet<String>) {
             let bytes = std::fs::read(process.join(file)).unwrap_or_default();
             String::from_utf8_lossy(&bytes).contains(&*text)
         };
-        let leads =
-            |link: &Path| std::fs::read_link(link).is_ok_and(|target| target.starts_with(mark));
-        let descriptor = || {
-            names(&process.join("fd"))
-                .into_iter()
-                .any(|fd| leads(&process.join("fd").join(fd)))
-        };
+        let leads = |link: &Path| std::fs::read_link(link).is_ok_and(|target| target.starts_with(mark));
+        let descriptor = || names(&process.join("fd")).into_iter().any(|fd| leads(&process.join("fd").join(fd)));
         let ours = contains("cmdline")
             || contains("environ")
             || leads(&process.join("cwd"))
@@ -99,15 +85,8 @@ fn processes(mark: &Path, seen: &mut BTreeSet<String>) {
 
 fn mounts(table: &Path, mark: &Path, whose: &str, seen: &mut BTreeSet<String>) {
     let text = mark.to_string_lossy();
-    for line in std::fs::read_to_string(table)
-        .unwrap_or_default()
-        .lines()
-        .filter(|line| line.contains(&*text))
-    {
-        seen.insert(format!(
-            "mount {}{whose}",
-            line.split(' ').nth(4).unwrap_or_default()
-        ));
+    for line in std::fs::read_to_string(table).unwrap_or_default().lines().filter(|line| line.contains(&*text)) {
+        seen.insert(format!("mount {}{whose}", line.split(' ').nth(4).unwrap_or_default()));
     }
 }
 
@@ -134,7 +113,5 @@ fn files(directory: &Path, seen: &mut BTreeSet<String>) {
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

@@ -25,10 +25,7 @@
 //! | `CORACLE_CGROUP` | a cgroup that was given to this plain user | unset |
 //! | `CORACLE_REPOSITORY` | this repository | the directory of `cargo test` |
 
-#![allow(
-    dead_code,
-    reason = "the fixtures are for tests to come, and not every machine runs all of them"
-)]
+#![allow(dead_code, reason = "the fixtures are for tests to come, and not every machine runs all of them")]
 
 pub(crate) mod image;
 pub(crate) mod leftovers;
@@ -89,14 +86,11 @@ pub(crate) fn met(need: Need) -> bool {
         Need::CgroupHybrid => std::fs::metadata("/sys/fs/cgroup/unified/cgroup.procs").is_ok(),
         Need::OldKernel => kernel() < (6, 5),
         Need::UserSession => {
-            let runtime = std::env::var_os("XDG_RUNTIME_DIR")
-                .map(PathBuf::from)
-                .unwrap_or_default();
+            let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();
             runtime.join("systemd/private").exists()
         }
         Need::AppArmorRestriction => {
-            std::fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-                .is_ok_and(|value| value.trim() == "1")
+            std::fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").is_ok_and(|value| value.trim() == "1")
         }
         Need::Busybox => rootfs::busybox_program().is_some(),
         Need::DebianRoot => rootfs::debian_is_possible(),
@@ -106,6 +100,10 @@ pub(crate) fn met(need: Need) -> bool {
         Need::Runc => program::find("runc").is_some(),
         Need::Crun => program::find("crun").is_some(),
         Need::Bubblewrap => program::find("bwrap").is_some(),
+        Need::Python3 => program::find("python3").is_some(),
+        Need::LinuxLibcDev => std::fs::metadata("/usr/include/linux/audit.h").is_ok(),
+        // Whether the kernel has it is known only to who tries; the one test of it does.
+        Need::Ia32Emulation => cfg!(target_arch = "x86_64"),
         Need::Repository => repository().join("deny.toml").is_file(),
     }
 }
@@ -113,16 +111,12 @@ pub(crate) fn met(need: Need) -> bool {
 /// A directory of the test's own, which vanishes with the value. Its path occurs nowhere else on the machine, so that it also
 /// serves as a mark by which [`leftovers`] knows what is ours.
 pub(crate) fn directory() -> tempfile::TempDir {
-    tempfile::Builder::new()
-        .prefix("coracle-test-")
-        .tempdir()
-        .expect("a temporary directory can be made")
+    tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary directory can be made")
 }
 
 /// Where images are kept between runs.
 pub(crate) fn fixtures() -> PathBuf {
-    let directory = std::env::var_os("CORACLE_FIXTURES")
-        .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let directory = std::env::var_os("CORACLE_FIXTURES").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     // A plain user in CI gets it read-only, with everything in it.
     let _ = std::fs::create_dir_all(&directory);
     directory
@@ -130,8 +124,7 @@ pub(crate) fn fixtures() -> PathBuf {
 
 /// This repository.
 pub(crate) fn repository() -> PathBuf {
-    std::env::var_os("CORACLE_REPOSITORY")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+    std::env::var_os("CORACLE_REPOSITORY").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// Whether /etc/subuid has a range for this user, by name or by number.
@@ -147,18 +140,12 @@ fn sub_ids() -> bool {
         })
         .unwrap_or(&uid);
     let ranges = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
-    ranges.lines().any(|line| {
-        line.split(':')
-            .next()
-            .is_some_and(|owner| owner == name || owner == uid)
-    })
+    ranges.lines().any(|line| line.split(':').next().is_some_and(|owner| owner == name || owner == uid))
 }
 
 /// Major and minor version of the running kernel.
 fn kernel() -> (u32, u32) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release
-        .split(['.', '-'])
-        .filter_map(|number| number.trim().parse().ok());
+    let mut numbers = release.split(['.', '-']).filter_map(|number| number.trim().parse().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -43,6 +43,12 @@ pub(crate) enum Need {
     Crun,
     /// bubblewrap, an oracle.
     Bubblewrap,
+    /// python3, which a test uses as a program of the field.
+    Python3,
+    /// The kernel's own tables of system calls, in linux-libc-dev.
+    LinuxLibcDev,
+    /// A kernel that runs 32-bit programs of x86.
+    Ia32Emulation,
     /// The sources beside the test: it reads this repository.
     Repository,
 }
@@ -70,70 +76,49 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::PlainUser, "plain-user", &[User, NoSub, VmUser]),
     (Need::SubIds, "sub-ids", &[User, VmUser]),
     (Need::NoSubIds, "no-sub-ids", &[NoSub]),
-    (
-        Need::UserNamespaces,
-        "user-namespaces",
-        &[Root, User, NoSub, VmRoot, VmUser],
-    ),
-    (
-        Need::Delegation,
-        "delegation",
-        &[Root, User, VmRoot, VmUser],
-    ),
+    (Need::UserNamespaces, "user-namespaces", &[Root, User, NoSub, VmRoot, VmUser]),
+    (Need::Delegation, "delegation", &[Root, User, VmRoot, VmUser]),
     (Need::CgroupV2, "cgroup-v2", &[VmRoot, VmUser]),
     // Only where the machine is hybrid, which a developer's machine seldom is; the virtual machine never is.
     (Need::CgroupHybrid, "cgroup-hybrid", &[]),
     (Need::OldKernel, "old-kernel", &[VmRoot, VmUser]),
     (Need::UserSession, "user-session", &[]),
     (Need::AppArmorRestriction, "apparmor-restriction", &[]),
-    (
-        Need::Busybox,
-        "busybox",
-        &[Root, User, NoSub, VmRoot, VmUser],
-    ),
+    (Need::Busybox, "busybox", &[Root, User, NoSub, VmRoot, VmUser]),
     (Need::DebianRoot, "debian-root", &[Root, User, NoSub]),
-    (
-        Need::Registry,
-        "registry",
-        &[Root, User, NoSub, VmRoot, VmUser],
-    ),
-    (
-        Need::Program,
-        "program",
-        &[Root, User, NoSub, VmRoot, VmUser],
-    ),
+    (Need::Registry, "registry", &[Root, User, NoSub, VmRoot, VmUser]),
+    (Need::Program, "program", &[Root, User, NoSub, VmRoot, VmUser]),
     (Need::Strace, "strace", &[Root, User, NoSub]),
     (Need::Runc, "runc", &[Root, User, NoSub]),
     (Need::Crun, "crun", &[Root, User, NoSub]),
     (Need::Bubblewrap, "bubblewrap", &[Root, User, NoSub]),
+    (Need::Python3, "python3", &[Root, User, NoSub]),
+    (Need::LinuxLibcDev, "linux-libc-dev", &[Root, User, NoSub]),
+    (Need::Ia32Emulation, "config-ia32-emulation", &[]),
     (Need::Repository, "repository", &[Root]),
 ];
 
 impl Need {
     /// The word that names it in `SKIP: <word>: <test>`.
     pub(crate) fn word(self) -> &'static str {
-        TABLE
-            .iter()
-            .find(|row| row.0 == self)
-            .map_or("", |row| row.1)
+        TABLE.iter().find(|row| row.0 == self).map_or("", |row| row.1)
     }
 
-    /// The need that a skip's text names: the table's word, or that word as people write it ("cgroup v2", "needs root").
+    /// The need that a skip's text names: the table's word, or that word as people write it: "cgroup v2", "needs root",
+    /// "a-file (linux-libc-dev on x86_64)".
     pub(crate) fn named(text: &str) -> Option<Self> {
         let text = text.trim().to_ascii_lowercase();
-        let text = text
-            .strip_prefix("needs ")
-            .or_else(|| text.strip_prefix("need "))
-            .unwrap_or(&text);
-        let word = text.replace([' ', '_'], "-");
-        TABLE.iter().find(|row| row.1 == word).map(|row| row.0)
+        let text = text.strip_prefix("needs ").or_else(|| text.strip_prefix("need ")).unwrap_or(&text);
+        let beside = text.split_once('(').and_then(|(_, inside)| inside.split([' ', ')']).next());
+        [Some(text), beside].into_iter().flatten().find_map(|text| {
+            let word = text.replace([' ', '_'], "-");
+            TABLE.iter().find(|row| row.1 == word).map(|row| row.0)
+        })
     }
 
     /// Whether runs of this tier serve the need, so that a skip there is a hole and not a fact.
     pub(crate) fn served_by(self, tier: Tier) -> bool {
-        TABLE
-            .iter()
-            .any(|row| row.0 == self && row.2.contains(&tier))
+        TABLE.iter().any(|row| row.0 == self && row.2.contains(&tier))
     }
 }
 
@@ -151,8 +136,6 @@ impl Tier {
 
     /// The tier that `CORACLE_TIER` names.
     pub(crate) fn named(word: &str) -> Option<Self> {
-        [Root, User, NoSub, VmRoot, VmUser]
-            .into_iter()
-            .find(|tier| tier.word() == word)
+        [Root, User, NoSub, VmRoot, VmUser].into_iter().find(|tier| tier.word() == word)
     }
 }

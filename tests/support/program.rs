@@ -39,24 +39,11 @@ pub(crate) fn works(program: &str, arguments: &[&str]) -> bool {
 
 /// Runs it; fails the test, with what it said, where it doesn't exit with 0. Returns its standard output.
 #[track_caller]
-pub(crate) fn run<A: AsRef<OsStr>>(
-    program: &str,
-    arguments: impl IntoIterator<Item = A>,
-) -> String {
+pub(crate) fn run<A: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = A>) -> String {
     let path = find(program).unwrap_or_else(|| panic!("{program} is missing"));
     let mut command = Command::new(path);
     command.args(arguments).stdin(Stdio::null());
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(
-        status.success(),
-        "{command:?}: {status}\n{}",
-        String::from_utf8_lossy(&stderr)
-    );
+    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
     String::from_utf8_lossy(&stdout).into_owned()
 }

@@ -18,9 +18,7 @@ const HTPASSWD: &str = "tester:$2y$05$1VAhgW9euEtUCkVyzIxqSugGZB7KXr5wLhzBPWfgKG
 
 /// Whether the programs are here.
 pub(crate) fn is_possible() -> bool {
-    ["docker-registry", "skopeo", "setpriv"]
-        .iter()
-        .all(|name| program::find(name).is_some())
+    ["docker-registry", "skopeo", "setpriv"].iter().all(|name| program::find(name).is_some())
 }
 
 /// A running registry.
@@ -59,16 +57,9 @@ impl Registry {
             let port = free_port();
             let mut child = serve(storage.path(), port, login);
             let deadline = Instant::now() + Duration::from_secs(20);
-            while Instant::now() < deadline
-                && child.try_wait().expect("a child can be asked").is_none()
-            {
+            while Instant::now() < deadline && child.try_wait().expect("a child can be asked").is_none() {
                 if answers(port) {
-                    return Self {
-                        port,
-                        child,
-                        storage,
-                        login,
-                    };
+                    return Self { port, child, storage, login };
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -102,11 +93,7 @@ impl Registry {
     /// Pushes the image that a layout knows as `tag` under a name with a tag.
     pub(crate) fn push(&self, layout: &Layout, tag: &str, name: &str) {
         // Only what is asked for: an index stays an index, with all its platforms.
-        let mut arguments = vec![
-            String::from("--insecure-policy"),
-            String::from("copy"),
-            String::from("--all"),
-        ];
+        let mut arguments = vec![String::from("--insecure-policy"), String::from("copy"), String::from("--all")];
         arguments.push(String::from("--dest-tls-verify=false"));
         if self.login {
             arguments.push(format!("--dest-creds={USER}:{PASSWORD}"));
@@ -123,11 +110,7 @@ impl Registry {
         rootfs::busybox(&root);
         let mut layout = Layout::new(&place.path().join("layout"));
         let layer = layout.layer_of(&root, Compressed::Gzip);
-        layout.image(
-            "latest",
-            &[layer],
-            json!({ "Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"] }),
-        );
+        layout.image("latest", &[layer], json!({ "Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"] }));
         self.push(&layout, "latest", "busybox:latest");
     }
 
@@ -159,10 +142,7 @@ fn serve(storage: &Path, port: u16, login: bool) -> Child {
     );
     if login {
         std::fs::write(storage.join("htpasswd"), HTPASSWD).expect("it can be written");
-        config.push_str(&format!(
-            "auth: {{ htpasswd: {{ realm: tests, path: {:?} }} }}\n",
-            storage.join("htpasswd")
-        ));
+        config.push_str(&format!("auth: {{ htpasswd: {{ realm: tests, path: {:?} }} }}\n", storage.join("htpasswd")));
     }
     std::fs::write(storage.join("config.yml"), config).expect("it can be written");
     let log = std::fs::File::create(storage.join("log")).expect("it can be made");
@@ -178,12 +158,8 @@ fn serve(storage: &Path, port: u16, login: bool) -> Child {
 
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))
-        .expect("loopback has a free port");
-    listener
-        .local_addr()
-        .expect("a listener has an address")
-        .port()
+    let listener = TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    listener.local_addr().expect("a listener has an address").port()
 }
 
 /// Whether something speaks HTTP there.
@@ -194,9 +170,5 @@ fn answers(port: u16) -> bool {
     };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
     let mut head = [0; 5];
-    stream
-        .write_all(b"GET /v2/ HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        .is_ok()
-        && stream.read_exact(&mut head).is_ok()
-        && &head == b"HTTP/"
+    stream.write_all(b"GET /v2/ HTTP/1.0\r\nHost: localhost\r\n\r\n").is_ok() && stream.read_exact(&mut head).is_ok() && &head == b"HTTP/"
 }

@@ -12,8 +12,7 @@ fn a_plain_users_directories_are_their_own() {
             continue;
         };
         let file = directory.join(format!("coracle-test-{}", std::process::id()));
-        std::fs::write(&file, "")
-            .unwrap_or_else(|error| panic!("{name} is {}: {error}", directory.display()));
+        std::fs::write(&file, "").unwrap_or_else(|error| panic!("{name} is {}: {error}", directory.display()));
         std::fs::remove_file(&file).expect("who made it may remove it");
     }
 }
@@ -22,13 +21,7 @@ fn a_plain_users_directories_are_their_own() {
 fn a_plain_user_with_sub_ids_gets_them_mapped() {
     need!(PlainUser, SubIds, UserNamespaces);
     let map = std::process::Command::new("unshare")
-        .args([
-            "--user",
-            "--map-root-user",
-            "--map-auto",
-            "cat",
-            "/proc/self/uid_map",
-        ])
+        .args(["--user", "--map-root-user", "--map-auto", "cat", "/proc/self/uid_map"])
         .output()
         .expect("unshare runs");
     let map = String::from_utf8_lossy(&map.stdout).into_owned();
@@ -46,10 +39,7 @@ fn a_plain_user_with_a_cgroup_may_make_one_below() {
 
 #[test]
 fn the_tier_says_who_we_are() {
-    let Some(tier) = std::env::var("CORACLE_TIER")
-        .ok()
-        .and_then(|word| Tier::named(&word))
-    else {
+    let Some(tier) = std::env::var("CORACLE_TIER").ok().and_then(|word| Tier::named(&word)) else {
         return; // cargo test, without xtask
     };
     assert_eq!(met(Need::Root), matches!(tier, Tier::Root | Tier::VmRoot));

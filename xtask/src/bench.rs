@@ -15,7 +15,5 @@ pub(crate) fn main(arguments: &[String]) -> Result {
         print!("{HELP}");
         return Ok(());
     }
-    Err(String::from(
-        "`cargo xtask bench` measures nothing yet: its room is xtask/src/bench.rs",
-    ))
+    Err(String::from("`cargo xtask bench` measures nothing yet: its room is xtask/src/bench.rs"))
 }

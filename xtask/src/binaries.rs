@@ -26,11 +26,7 @@ pub(crate) struct Binary {
 impl Binary {
     /// "coracle-layers/unpack"; for unit tests "coracle-layers".
     pub(crate) fn name(&self) -> String {
-        if self.target.replace('_', "-") == self.package {
-            self.package.clone()
-        } else {
-            format!("{}/{}", self.package, self.target)
-        }
+        if self.target.replace('_', "-") == self.package { self.package.clone() } else { format!("{}/{}", self.package, self.target) }
     }
 
     /// Whether it is the binary of `tests/`, which runs by tier.
@@ -49,23 +45,13 @@ impl Binary {
             .limit(LIMIT)
             .quiet()
             .logged(&log)?;
-        Ok(conclude(
-            &self.name(),
-            tier,
-            &logged.text,
-            logged.success,
-            &logged.ending,
-        ))
+        Ok(conclude(&self.name(), tier, &logged.text, logged.success, &logged.ending))
     }
 }
 
 /// Where the output of a test program is kept.
 pub(crate) fn log(name: &str, tier: Tier) -> PathBuf {
-    metadata::target().join("xtask/logs").join(format!(
-        "{}.{}.log",
-        name.replace('/', "-"),
-        tier.word()
-    ))
+    metadata::target().join("xtask/logs").join(format!("{}.{}.log", name.replace('/', "-"), tier.word()))
 }
 
 /// Reads a test program's output, prints its line, and all of its output where something failed.
@@ -82,13 +68,7 @@ pub(crate) fn conclude(name: &str, tier: Tier, text: &str, success: bool, ending
 pub(crate) fn build() -> Result<Vec<Binary>> {
     program()?;
     let text = Run::new("cargo")
-        .args([
-            "test",
-            "--workspace",
-            "--all-features",
-            "--no-run",
-            "--locked",
-        ])
+        .args(["test", "--workspace", "--all-features", "--no-run", "--locked"])
         .arg("--message-format=json-render-diagnostics")
         .stderr_to_terminal()
         .output()?;
@@ -107,22 +87,12 @@ pub(crate) fn build() -> Result<Vec<Binary>> {
         let manifest = PathBuf::from(message["manifest_path"].as_str().unwrap_or_default());
         let directory = manifest.parent().unwrap_or(Path::new("")).to_owned();
         // Examples are built as tests too; they have none and run by themselves.
-        if message["target"]["kind"]
-            .as_array()
-            .is_some_and(|kinds| kinds.iter().any(|kind| kind == "example"))
-        {
+        if message["target"]["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "example")) {
             continue;
         }
         binaries.push(Binary {
-            package: packages
-                .iter()
-                .find(|package| package.directory == directory)
-                .map(|package| package.name.clone())
-                .unwrap_or_default(),
-            target: message["target"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
+            package: packages.iter().find(|package| package.directory == directory).map(|package| package.name.clone()).unwrap_or_default(),
+            target: message["target"]["name"].as_str().unwrap_or_default().to_owned(),
             path: PathBuf::from(path),
             source: PathBuf::from(message["target"]["src_path"].as_str().unwrap_or_default()),
             directory,
@@ -138,22 +108,7 @@ pub(crate) fn build() -> Result<Vec<Binary>> {
 /// Builds the program `coracle` with the features that the tests are built with, and says where it is.
 pub(crate) fn program() -> Result<PathBuf> {
     // xtask is left out: it is running.
-    Run::new("cargo")
-        .args([
-            "build",
-            "--workspace",
-            "--exclude",
-            "xtask",
-            "--all-features",
-            "--bins",
-            "--locked",
-            "--quiet",
-        ])
-        .check()?;
+    Run::new("cargo").args(["build", "--workspace", "--exclude", "xtask", "--all-features", "--bins", "--locked", "--quiet"]).check()?;
     let program = metadata::target().join("debug/coracle");
-    if program.is_file() {
-        Ok(program)
-    } else {
-        Err(format!("cargo built no {}", program.display()))
-    }
+    if program.is_file() { Ok(program) } else { Err(format!("cargo built no {}", program.display())) }
 }

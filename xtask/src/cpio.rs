@@ -38,8 +38,7 @@ impl Archive {
 
     /// Adds a file of this machine.
     pub(crate) fn copy(&mut self, path: &str, mode: u32, from: &Path) -> Result {
-        let data = std::fs::read(from)
-            .map_err(|error| format!("can't read {}: {error}", from.display()))?;
+        let data = std::fs::read(from).map_err(|error| format!("can't read {}: {error}", from.display()))?;
         self.file(path, mode, &data);
         Ok(())
     }
@@ -111,19 +110,12 @@ mod tests {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("busybox runs");
-        cpio.stdin
-            .take()
-            .expect("piped")
-            .write_all(&archive.finish())
-            .expect("busybox reads");
+        cpio.stdin.take().expect("piped").write_all(&archive.finish()).expect("busybox reads");
         let output = cpio.wait_with_output().expect("busybox ends");
         let listing = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success());
         assert!(listing.contains("drwxr-xr-x"), "{listing}");
-        assert!(
-            listing.contains("-rwsr-xr-x") && listing.contains("a/b/odd"),
-            "{listing}"
-        );
+        assert!(listing.contains("-rwsr-xr-x") && listing.contains("a/b/odd"), "{listing}");
         assert!(listing.contains("a/l -> b/odd"), "{listing}");
     }
 }

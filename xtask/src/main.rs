@@ -8,6 +8,7 @@ mod binaries;
 mod cpio;
 mod fuzz;
 mod metadata;
+mod no_c;
 mod packages;
 mod process;
 mod report;

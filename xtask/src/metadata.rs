@@ -31,9 +31,7 @@ pub(crate) struct Dependency {
 
 /// The repository.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository")
 }
 
 /// Where built files go; cargo's own choice, so that `CARGO_TARGET_DIR` and a `config.toml` are respected.
@@ -46,12 +44,8 @@ pub(crate) fn target() -> PathBuf {
 
 /// The packages of the workspace, the root package among them, in alphabetic order.
 pub(crate) fn packages() -> Result<Vec<Package>> {
-    let text = Run::new("cargo")
-        .args(["metadata", "--format-version=1", "--no-deps"])
-        .quiet()
-        .output()?;
-    let value: Value = serde_json::from_str(&text)
-        .map_err(|error| format!("`cargo metadata` speaks no JSON: {error}"))?;
+    let text = Run::new("cargo").args(["metadata", "--format-version=1", "--no-deps"]).quiet().output()?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| format!("`cargo metadata` speaks no JSON: {error}"))?;
     let mut packages: Vec<Package> = list(&value["packages"]).map(package).collect();
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(packages)
@@ -68,9 +62,7 @@ fn package(value: &Value) -> Package {
             name: string(&dependency["name"]),
             requirement: string(&dependency["req"]),
             features: list(&dependency["features"]).map(string).collect(),
-            default_features: dependency["uses_default_features"]
-                .as_bool()
-                .unwrap_or(true),
+            default_features: dependency["uses_default_features"].as_bool().unwrap_or(true),
             path: dependency["path"].as_str().map(PathBuf::from),
         })
         .collect();
@@ -79,10 +71,7 @@ fn package(value: &Value) -> Package {
         name: string(&value["name"]),
         version: string(&value["version"]),
         directory: manifest.parent().map(Path::to_owned).unwrap_or_default(),
-        features: value["features"]
-            .as_object()
-            .map(|map| map.keys().cloned().collect())
-            .unwrap_or_default(),
+        features: value["features"].as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default(),
         published: !value["publish"].as_array().is_some_and(Vec::is_empty),
         examples,
         dev_dependencies,

@@ -5,12 +5,11 @@
 //! nowhere else is a build script: `coracle-spawn` has the one that compiles the supervisor.
 
 use crate::metadata::Package;
+use crate::no_c::{NoC, script};
 use crate::process::{Outside, Run, write};
 use crate::test::Outcome;
 use crate::{Result, in_ci, metadata, tools};
 use std::collections::BTreeSet;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The dependencies that compile C, so that users of musl or of a cross build must bring a C compiler. A new one is a decision.
@@ -18,38 +17,19 @@ const C_CODE: &[&str] = &["ring", "zstd-sys"];
 
 pub(crate) fn step() -> Result<Outcome> {
     tools::components();
-    let packages: Vec<Package> = metadata::packages()?
-        .into_iter()
-        .filter(|package| package.published)
-        .collect();
+    let packages: Vec<Package> = metadata::packages()?.into_iter().filter(|package| package.published).collect();
     let outside = Outside::new("packages")?;
     let place = Unpacked::new(outside.path(), &packages)?;
 
     // One freedom at a time where the build script is, then all of them together over everything.
     let spawn = ["build", "-p", "coracle-spawn"];
     place.cargo(&spawn).check()?;
-    place
-        .cargo(&spawn)
-        .env("RUSTC_WRAPPER", &place.wrapper)
-        .check()?;
-    place
-        .cargo(&spawn)
-        .args(["--config", "profile.dev.panic='abort'"])
-        .check()?;
-    place
-        .cargo(&spawn)
-        .args(["--target", "x86_64-unknown-linux-gnu"])
-        .check()?;
+    place.cargo(&spawn).env("RUSTC_WRAPPER", &place.wrapper).check()?;
+    place.cargo(&spawn).args(["--config", "profile.dev.panic='abort'"]).check()?;
+    place.cargo(&spawn).args(["--target", "x86_64-unknown-linux-gnu"]).check()?;
     place.cargo(&spawn).arg("--release").check()?;
     place
-        .cargo(&[
-            "build",
-            "--workspace",
-            "--target",
-            "x86_64-unknown-linux-gnu",
-            "--config",
-            "profile.dev.panic='abort'",
-        ])
+        .cargo(&["build", "--workspace", "--target", "x86_64-unknown-linux-gnu", "--config", "profile.dev.panic='abort'"])
         .env("RUSTC_WRAPPER", &place.wrapper)
         .check()?;
 
@@ -63,7 +43,6 @@ pub(crate) fn step() -> Result<Outcome> {
 struct Unpacked {
     directory: PathBuf,
     wrapper: PathBuf,
-    stand_in: PathBuf,
     built: PathBuf,
 }
 
@@ -81,23 +60,13 @@ impl Unpacked {
         let directory = outside.join("src");
         let mut members = String::new();
         let mut patches = String::new();
-        std::fs::create_dir_all(&directory)
-            .map_err(|error| format!("can't make {}: {error}", directory.display()))?;
+        std::fs::create_dir_all(&directory).map_err(|error| format!("can't make {}: {error}", directory.display()))?;
         for package in packages {
             let name = format!("{}-{}", package.name, package.version);
-            let archive = metadata::target()
-                .join("package")
-                .join(format!("{name}.crate"));
-            Run::new("tar")
-                .arg("-xzf")
-                .arg(&archive)
-                .arg("-C")
-                .arg(&directory)
-                .quiet()
-                .output()?;
+            let archive = metadata::target().join("package").join(format!("{name}.crate"));
+            Run::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&directory).quiet().output()?;
             for file in ["LICENSE-MIT", "LICENSE-APACHE", "README.md"] {
-                let text =
-                    std::fs::read_to_string(directory.join(&name).join(file)).unwrap_or_default();
+                let text = std::fs::read_to_string(directory.join(&name).join(file)).unwrap_or_default();
                 if text.trim().is_empty() {
                     return Err(format!("{name}.crate has no {file}"));
                 }
@@ -107,36 +76,16 @@ impl Unpacked {
         }
         write(
             &directory.join("Cargo.toml"),
-            format!(
-                "[workspace]\nresolver = \"3\"\nmembers = [\n{members}]\n\n[patch.crates-io]\n{patches}"
-            ),
+            format!("[workspace]\nresolver = \"3\"\nmembers = [\n{members}]\n\n[patch.crates-io]\n{patches}"),
         )?;
-        std::fs::copy("Cargo.lock", directory.join("Cargo.lock"))
-            .map_err(|error| format!("can't copy Cargo.lock: {error}"))?;
+        std::fs::copy("Cargo.lock", directory.join("Cargo.lock")).map_err(|error| format!("can't copy Cargo.lock: {error}"))?;
         let vendor = outside.join("vendor");
-        let sources = Run::new("cargo")
-            .args(["vendor", "--locked", "--quiet"])
-            .arg(&vendor)
-            .output()?;
+        let sources = Run::new("cargo").args(["vendor", "--locked", "--quiet"]).arg(&vendor).output()?;
         write(&directory.join(".cargo/config.toml"), sources)?;
 
         let wrapper = outside.join("wrapper");
         script(&wrapper, "exec \"$@\"\n")?;
-        let stand_in = outside.join("no-cc");
-        // A compiler and archiver that does nothing, but says for whom: `cargo check` links nothing.
-        script(
-            &stand_in,
-            &format!(
-                "echo \"$CARGO_PKG_NAME\" >> {}\n",
-                outside.join("c-code").display()
-            ),
-        )?;
-        Ok(Self {
-            directory,
-            wrapper,
-            stand_in,
-            built: outside.join("target"),
-        })
+        Ok(Self { directory, wrapper, built: outside.join("target") })
     }
 
     fn cargo(&self, arguments: &[&str]) -> Run {
@@ -145,78 +94,39 @@ impl Unpacked {
             .args(["--offline", "--quiet"])
             .env("RUSTFLAGS", "-Dwarnings")
             .env("CARGO_TARGET_DIR", &self.built)
+            .env("CARGO_PROFILE_DEV_DEBUG", "false")
             .dir(&self.directory)
     }
 
     /// Type-checks everything for a target, and finds who would have needed a C compiler for it.
     fn check_without_c(&self, target: &str, packages: &[Package]) -> Result {
-        let variable = |tool: &str| format!("{tool}_{}", target.replace('-', "_"));
-        let called = self.stand_in.with_file_name("c-code");
-        let check = |selection: &[&str]| -> Result<BTreeSet<String>> {
-            let _ = std::fs::remove_file(&called);
-            self.cargo(&["check", "--target", target])
-                .args(selection)
-                .env(&variable("CC"), &self.stand_in)
-                .env(&variable("AR"), &self.stand_in)
-                .check()?;
-            let callers = std::fs::read_to_string(&called).unwrap_or_default();
-            Ok(callers.lines().map(str::to_owned).collect())
-        };
-        let callers = check(&["--workspace"])?;
+        let no_c = NoC::new()?;
+        no_c.stand_in(self.cargo(&["check", "--workspace", "--target", target]), target).check()?;
+        let callers = no_c.callers();
         let callers: Vec<&str> = callers.iter().map(String::as_str).collect();
         println!(
             "   {target}: no C compiler was needed, but for {}",
-            if callers.is_empty() {
-                String::from("nobody")
-            } else {
-                callers.join(", ")
-            }
+            if callers.is_empty() { String::from("nobody") } else { callers.join(", ") }
         );
         if let Some(new) = callers.iter().find(|name| !C_CODE.contains(name)) {
-            return Err(format!(
-                "{new} compiles C: users of {target} need a C cross compiler for it; see C_CODE in xtask/src/packages.rs"
-            ));
+            return Err(format!("{new} compiles C: users of {target} need a C cross compiler for it; see C_CODE in xtask/src/packages.rs"));
         }
         // What of ours stays free of C: read from the dependency trees.
         for package in packages {
             let tree = Run::new("cargo")
-                .args([
-                    "tree",
-                    "--offline",
-                    "-p",
-                    &package.name,
-                    "-e",
-                    "normal",
-                    "--prefix",
-                    "none",
-                    "--target",
-                    target,
-                ])
+                .args(["tree", "--offline", "-p", &package.name, "-e", "normal", "--prefix", "none", "--target", target])
                 .quiet()
                 .dir(&self.directory)
                 .output()?;
-            let users: BTreeSet<&str> = tree
-                .lines()
-                .filter_map(|line| line.split(' ').next())
-                .filter(|name| C_CODE.contains(name))
-                .collect();
+            let users: BTreeSet<&str> =
+                tree.lines().filter_map(|line| line.split(' ').next()).filter(|name| C_CODE.contains(name)).collect();
             let users: Vec<&str> = users.into_iter().collect();
             println!(
                 "     {:<20} {}",
                 package.name,
-                if users.is_empty() {
-                    String::from("no C")
-                } else {
-                    format!("C by {}", users.join(", "))
-                }
+                if users.is_empty() { String::from("no C") } else { format!("C by {}", users.join(", ")) }
             );
         }
         Ok(())
     }
-}
-
-fn script(path: &Path, body: &str) -> Result {
-    write(path, format!("#!/bin/sh\n{body}"))?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o755))
-        .map_err(|error| format!("can't make {} executable: {error}", path.display()))
 }

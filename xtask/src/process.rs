@@ -42,8 +42,7 @@ impl Run {
     }
 
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
-        self.arguments
-            .push(argument.as_ref().to_string_lossy().into_owned());
+        self.arguments.push(argument.as_ref().to_string_lossy().into_owned());
         self
     }
 
@@ -55,10 +54,7 @@ impl Run {
     }
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.environment.push((
-            name.to_owned(),
-            value.as_ref().to_string_lossy().into_owned(),
-        ));
+        self.environment.push((name.to_owned(), value.as_ref().to_string_lossy().into_owned()));
         self
     }
 
@@ -105,11 +101,7 @@ impl Run {
         let mut command = match self.limit {
             Some(limit) => {
                 let mut command = Command::new("timeout");
-                command.args([
-                    "--kill-after=10",
-                    &limit.as_secs().to_string(),
-                    &self.program,
-                ]);
+                command.args(["--kill-after=10", &limit.as_secs().to_string(), &self.program]);
                 command
             }
             None => Command::new(&self.program),
@@ -117,10 +109,7 @@ impl Run {
         command.args(&self.arguments).stdin(Stdio::null());
         // cargo tells us about our own package; the programs we start must not take it for theirs.
         for (name, _) in std::env::vars() {
-            if name.starts_with("CARGO_PKG_")
-                || name == "CARGO_MANIFEST_DIR"
-                || name == "CARGO_MANIFEST_PATH"
-            {
+            if name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" || name == "CARGO_MANIFEST_PATH" {
                 command.env_remove(name);
             }
         }
@@ -137,49 +126,24 @@ impl Run {
 
     /// Runs it with our own standard output; anything but exit 0 is an error.
     pub(crate) fn check(self) -> Result {
-        let status = self
-            .command()
-            .status()
-            .map_err(|error| format!("can't run `{}`: {error}", self.program))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("`{}` failed: {status}", self.line()))
-        }
+        let status = self.command().status().map_err(|error| format!("can't run `{}`: {error}", self.program))?;
+        if status.success() { Ok(()) } else { Err(format!("`{}` failed: {status}", self.line())) }
     }
 
     /// Runs it and returns its standard output; standard error is shown where it fails.
     pub(crate) fn output(self) -> Result<String> {
-        let stderr = if self.inherit_stderr {
-            Stdio::inherit()
-        } else {
-            Stdio::piped()
-        };
-        let output = self
-            .command()
-            .stderr(stderr)
-            .output()
-            .map_err(|error| format!("can't run `{}`: {error}", self.program))?;
+        let stderr = if self.inherit_stderr { Stdio::inherit() } else { Stdio::piped() };
+        let output = self.command().stderr(stderr).output().map_err(|error| format!("can't run `{}`: {error}", self.program))?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
-            return Err(format!(
-                "`{}` failed: {}\n{}",
-                self.line(),
-                output.status,
-                error.trim_end()
-            ));
+            return Err(format!("`{}` failed: {}\n{}", self.line(), output.status, error.trim_end()));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Whether it runs and exits with 0; nothing is shown.
     pub(crate) fn works(self) -> bool {
-        self.quiet()
-            .command()
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
+        self.quiet().command().stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 
     /// Runs it with both outputs in the file `log`, and reads that back.
@@ -192,26 +156,14 @@ impl Run {
         }
         let file = File::create(log).map_err(problem)?;
         let both = file.try_clone().map_err(problem)?;
-        let status = self
-            .command()
-            .stdout(file)
-            .stderr(both)
-            .status()
-            .map_err(|error| format!("can't run `{}`: {error}", self.program))?;
-        let bytes =
-            std::fs::read(log).map_err(|error| format!("can't read {}: {error}", log.display()))?;
-        let late = self
-            .limit
-            .filter(|_| matches!(status.code(), Some(124 | 137)));
+        let status = self.command().stdout(file).stderr(both).status().map_err(|error| format!("can't run `{}`: {error}", self.program))?;
+        let bytes = std::fs::read(log).map_err(|error| format!("can't read {}: {error}", log.display()))?;
+        let late = self.limit.filter(|_| matches!(status.code(), Some(124 | 137)));
         let ending = match late {
             Some(limit) => format!("killed after {} s", limit.as_secs()),
             None => status.to_string(),
         };
-        Ok(Logged {
-            success: status.success(),
-            ending,
-            text: String::from_utf8_lossy(&bytes).into_owned(),
-        })
+        Ok(Logged { success: status.success(), ending, text: String::from_utf8_lossy(&bytes).into_owned() })
     }
 }
 
@@ -237,8 +189,7 @@ impl Outside {
     pub(crate) fn new(name: &str) -> Result<Self> {
         let path = PathBuf::from(format!("/var/tmp/coracle-{name}-{}", std::process::id()));
         remove(&path)?;
-        std::fs::create_dir_all(&path)
-            .map_err(|error| format!("can't make {}: {error}", path.display()))?;
+        std::fs::create_dir_all(&path).map_err(|error| format!("can't make {}: {error}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -258,9 +209,7 @@ impl Drop for Outside {
 /// Removes a tree that may not be there.
 pub(crate) fn remove(path: &Path) -> Result {
     match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("can't remove {}: {error}", path.display()))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("can't remove {}: {error}", path.display())),
         _ => Ok(()),
     }
 }
@@ -268,8 +217,7 @@ pub(crate) fn remove(path: &Path) -> Result {
 /// Writes a file, making its directories.
 pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result {
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)
-            .map_err(|error| format!("can't make {}: {error}", parent.display()))?;
+        std::fs::create_dir_all(parent).map_err(|error| format!("can't make {}: {error}", parent.display()))?;
     }
     std::fs::write(path, text).map_err(|error| format!("can't write {}: {error}", path.display()))
 }
@@ -277,10 +225,7 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result {
 /// Copies a file, making the directories of its new place.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result {
     if let Some(parent) = to.parent() {
-        std::fs::create_dir_all(parent)
-            .map_err(|error| format!("can't make {}: {error}", parent.display()))?;
+        std::fs::create_dir_all(parent).map_err(|error| format!("can't make {}: {error}", parent.display()))?;
     }
-    std::fs::copy(from, to)
-        .map(drop)
-        .map_err(|error| format!("can't copy {} to {}: {error}", from.display(), to.display()))
+    std::fs::copy(from, to).map(drop).map_err(|error| format!("can't copy {} to {}: {error}", from.display(), to.display()))
 }

@@ -30,13 +30,10 @@ impl Skip {
     pub(crate) fn is_a_hole(&self) -> Option<String> {
         let Skip { test, need, tier } = self;
         match Need::named(need) {
-            None => Some(format!(
-                "{test} was skipped for want of `{need}`, a need that tests/support/needs.rs doesn't know"
-            )),
-            Some(known) if known.served_by(*tier) => Some(format!(
-                "{test} was skipped for want of `{need}`, which a run as {} serves",
-                tier.word()
-            )),
+            None => Some(format!("{test} was skipped for want of `{need}`, a need that tests/support/needs.rs doesn't know")),
+            Some(known) if known.served_by(*tier) => {
+                Some(format!("{test} was skipped for want of `{need}`, which a run as {} serves", tier.word()))
+            }
             Some(_) => None,
         }
     }
@@ -64,21 +61,9 @@ impl Report {
         for skip in &self.skipped {
             *needs.entry(skip.need.as_str()).or_insert(0_usize) += 1;
         }
-        let needs: Vec<String> = needs
-            .iter()
-            .map(|(need, count)| format!("{need} {count}"))
-            .collect();
-        let needs = if needs.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", needs.join(", "))
-        };
-        format!(
-            "{} passed, {} failed, {} skipped{needs}",
-            self.passed,
-            self.failed.len(),
-            self.skipped.len()
-        )
+        let needs: Vec<String> = needs.iter().map(|(need, count)| format!("{need} {count}")).collect();
+        let needs = if needs.is_empty() { String::new() } else { format!(" ({})", needs.join(", ")) };
+        format!("{} passed, {} failed, {} skipped{needs}", self.passed, self.failed.len(), self.skipped.len())
     }
 
     /// Reads the output of a test program.
@@ -93,10 +78,7 @@ impl Report {
         let mut skipping_section = true;
         for line in text.lines() {
             let line = line.trim_end_matches('\r');
-            if let Some(name) = line
-                .strip_prefix("---- ")
-                .and_then(|rest| rest.strip_suffix(" stdout ----"))
-            {
+            if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
                 section = name.to_owned();
             } else if line == "successes:" || line == "failures:" {
                 section.clear();
@@ -105,41 +87,24 @@ impl Report {
             } else if let Some(skip) = line.strip_prefix("SKIP: ") {
                 let need = skip.split(':').next().unwrap_or(skip).trim().to_owned();
                 if skipping_section {
-                    let test = if section.is_empty() {
-                        String::from("?")
-                    } else {
-                        section.clone()
-                    };
+                    let test = if section.is_empty() { String::from("?") } else { section.clone() };
                     skips.entry(test).or_insert(need);
                 }
             } else if let Some(result) = line.strip_prefix("test result: ") {
                 concluded = true;
                 report.passed += count(result, " passed");
-            } else if let Some((name, result)) = line
-                .strip_prefix("test ")
-                .and_then(|rest| rest.rsplit_once(" ... "))
-            {
+            } else if let Some((name, result)) = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
                 let name = name.trim_end_matches(" - should panic");
                 if result == "ok" {
                     report.ran.insert(format!("{program}: {name}"));
                 } else if result == "FAILED" {
-                    report
-                        .failed
-                        .push(format!("{program} as {}: {name}", tier.word()));
+                    report.failed.push(format!("{program} as {}: {name}", tier.word()));
                 } else if let Some(reason) = result.strip_prefix("ignored") {
                     let reason = reason.trim_start_matches(", ").to_owned();
                     // Long tests belong to `cargo xtask soak`, and snippets in the docs may be marked as not for running.
                     if !reason.starts_with("soak") && !name.contains(" - ") {
-                        let need = if reason.is_empty() {
-                            String::from("ignored")
-                        } else {
-                            reason
-                        };
-                        report.skipped.push(Skip {
-                            test: format!("{program}: {name}"),
-                            need,
-                            tier,
-                        });
+                        let need = if reason.is_empty() { String::from("ignored") } else { reason };
+                        report.skipped.push(Skip { test: format!("{program}: {name}"), need, tier });
                     }
                 }
             }
@@ -148,20 +113,12 @@ impl Report {
             // It was counted as passed.
             report.passed = report.passed.saturating_sub(1);
             report.ran.remove(&format!("{program}: {test}"));
-            report.skipped.push(Skip {
-                test: format!("{program}: {test}"),
-                need,
-                tier,
-            });
+            report.skipped.push(Skip { test: format!("{program}: {test}"), need, tier });
         }
         if !success && report.failed.is_empty() {
-            report
-                .failed
-                .push(format!("{program}: {ending}, though no test of it failed"));
+            report.failed.push(format!("{program}: {ending}, though no test of it failed"));
         } else if success && !concluded {
-            report
-                .failed
-                .push(format!("{program}: ended well without `test result:`"));
+            report.failed.push(format!("{program}: ended well without `test result:`"));
         }
         report
     }
@@ -212,43 +169,23 @@ test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; 
         assert_eq!(report.passed, 1);
         assert_eq!(report.failed, ["p as user: a::flies"]);
         assert!(report.ran.iter().eq(["p: a::walks"]));
-        let skipped: Vec<_> = report
-            .skipped
-            .iter()
-            .map(|skip| (skip.test.as_str(), skip.need.as_str()))
-            .collect();
+        let skipped: Vec<_> = report.skipped.iter().map(|skip| (skip.test.as_str(), skip.need.as_str())).collect();
         assert_eq!(skipped, [("p: odd", "ignored"), ("p: a::swims", "root")]);
-        assert_eq!(
-            report.line(),
-            "1 passed, 1 failed, 2 skipped (ignored 1, root 1)"
-        );
+        assert_eq!(report.line(), "1 passed, 1 failed, 2 skipped (ignored 1, root 1)");
     }
 
     #[test]
     fn a_skip_is_a_hole_only_where_the_run_serves_its_need() {
-        let skip = |need: &str, tier| Skip {
-            test: String::from("t"),
-            need: need.to_owned(),
-            tier,
-        };
+        let skip = |need: &str, tier| Skip { test: String::from("t"), need: need.to_owned(), tier };
         assert!(skip("root", Tier::User).is_a_hole().is_none());
-        assert!(
-            skip("root", Tier::Root)
-                .is_a_hole()
-                .is_some_and(|why| why.contains("a run as root serves"))
-        );
+        assert!(skip("root", Tier::Root).is_a_hole().is_some_and(|why| why.contains("a run as root serves")));
         assert!(skip("needs cgroup v2", Tier::VmRoot).is_a_hole().is_some());
-        assert!(
-            skip("a moon", Tier::Root)
-                .is_a_hole()
-                .is_some_and(|why| why.contains("doesn't know"))
-        );
+        assert!(skip("a moon", Tier::Root).is_a_hole().is_some_and(|why| why.contains("doesn't know")));
     }
 
     #[test]
     fn a_test_that_ran_for_another_user_was_not_skipped() {
-        let as_user =
-            "test a ... ok\n---- a stdout ----\nSKIP: root\ntest result: ok. 1 passed; 0 failed\n";
+        let as_user = "test a ... ok\n---- a stdout ----\nSKIP: root\ntest result: ok. 1 passed; 0 failed\n";
         let as_root = "test a ... ok\ntest result: ok. 1 passed; 0 failed\n";
         let mut report = Report::read("p", Tier::User, as_user, true, "");
         assert_eq!(report.skipped.len(), 1);

@@ -15,10 +15,7 @@ pub(crate) fn step() -> Result<Outcome> {
     let mut report = Report::default();
     for package in metadata::packages()? {
         for example in &package.examples {
-            let stem = example
-                .file_stem()
-                .map(|stem| stem.to_string_lossy().into_owned())
-                .unwrap_or_default();
+            let stem = example.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
             // Cargo makes one directory of an example of several files; a scratch project of one is enough so far.
             let name = format!("{}-{stem}", package.name);
             match run(outside.path(), &package, example, &name) {
@@ -31,9 +28,7 @@ pub(crate) fn step() -> Result<Outcome> {
         }
     }
     if report.passed + report.failed.len() == 0 {
-        return Ok(Outcome::Nothing(String::from(
-            "no package has an example yet",
-        )));
+        return Ok(Outcome::Nothing(String::from("no package has an example yet")));
     }
     Ok(Outcome::Tests(report))
 }
@@ -48,8 +43,7 @@ fn run(outside: &Path, package: &Package, example: &Path, name: &str) -> Result 
         manifest.push_str(&line(dependency));
     }
     // The same profiles, so that dependencies are not compiled again.
-    let workspace = std::fs::read_to_string("Cargo.toml")
-        .map_err(|error| format!("can't read Cargo.toml: {error}"))?;
+    let workspace = std::fs::read_to_string("Cargo.toml").map_err(|error| format!("can't read Cargo.toml: {error}"))?;
     let mut in_profile = false;
     for line in workspace.lines() {
         if line.starts_with('[') {
@@ -64,29 +58,17 @@ fn run(outside: &Path, package: &Package, example: &Path, name: &str) -> Result 
     copy(example, &project.join("src/main.rs"))?;
     copy(Path::new("Cargo.lock"), &project.join("Cargo.lock"))?;
     // Offline: building the workspace has fetched everything.
-    let cargo = |verb: &str| {
-        Run::new("cargo")
-            .args([verb, "--offline", "--quiet"])
-            .env("CARGO_TARGET_DIR", metadata::target())
-            .dir(&project)
-    };
+    let cargo =
+        |verb: &str| Run::new("cargo").args([verb, "--offline", "--quiet"]).env("CARGO_TARGET_DIR", metadata::target()).dir(&project);
     cargo("build").check()?;
     let log = binaries::log(&format!("example-{name}"), own_tier());
-    let program = metadata::target()
-        .join("debug")
-        .join(format!("scratch-{name}"));
-    let logged = Run::new(&program)
-        .dir(&project)
-        .limit(std::time::Duration::from_secs(120))
-        .logged(&log)?;
+    let program = metadata::target().join("debug").join(format!("scratch-{name}"));
+    let logged = Run::new(&program).dir(&project).limit(std::time::Duration::from_secs(120)).logged(&log)?;
     let _ = std::fs::remove_file(&program);
     if logged.success {
         return Ok(());
     }
-    Err(format!(
-        "example {name}: {}\n{}",
-        logged.ending, logged.text
-    ))
+    Err(format!("example {name}: {}\n{}", logged.ending, logged.text))
 }
 
 fn line(dependency: &Dependency) -> String {

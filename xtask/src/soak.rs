@@ -28,10 +28,7 @@ pub(crate) fn main(arguments: &[String]) -> Result {
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         if word == "--fuzz" {
-            seconds = words
-                .next()
-                .and_then(|number| number.parse().ok())
-                .ok_or("--fuzz wants a number of seconds")?;
+            seconds = words.next().and_then(|number| number.parse().ok()).ok_or("--fuzz wants a number of seconds")?;
         } else {
             filters.push(word.clone());
         }
@@ -40,10 +37,7 @@ pub(crate) fn main(arguments: &[String]) -> Result {
     tiers::adopt_orphans();
     let program = binaries::program()?;
     let binaries = binaries::build()?;
-    let binary = binaries
-        .iter()
-        .find(|binary| binary.is_tiered())
-        .ok_or("tests/coracle.rs wasn't built")?;
+    let binary = binaries.iter().find(|binary| binary.is_tiered()).ok_or("tests/coracle.rs wasn't built")?;
     let tier = own_tier();
     let start = Instant::now();
     let logged = Run::new(&binary.path)
@@ -55,23 +49,14 @@ pub(crate) fn main(arguments: &[String]) -> Result {
         .env("CORACLE_REPOSITORY", metadata::root())
         .limit(Duration::from_secs(4 * 3600))
         .logged(&binaries::log("soak", tier))?;
-    let mut report: Report =
-        binaries::conclude("soak", tier, &logged.text, logged.success, &logged.ending);
+    let mut report: Report = binaries::conclude("soak", tier, &logged.text, logged.success, &logged.ending);
     if filters.is_empty()
         && let Err(error) = fuzz::run_all(seconds)
     {
         println!("   {error}");
         report.failed.push(String::from("fuzz"));
     }
-    let word = |program: &str, argument: &str| {
-        Run::new(program)
-            .arg(argument)
-            .quiet()
-            .output()
-            .unwrap_or_default()
-            .trim()
-            .to_owned()
-    };
+    let word = |program: &str, argument: &str| Run::new(program).arg(argument).quiet().output().unwrap_or_default().trim().to_owned();
     let date = word("date", "+%F");
     let mut page = format!(
         "# Soak, {date}\n\nLinux {}, {} cores, as {}; {:.0} s. {}.\n\n",
@@ -81,24 +66,14 @@ pub(crate) fn main(arguments: &[String]) -> Result {
         start.elapsed().as_secs_f64(),
         report.line()
     );
-    for line in logged
-        .text
-        .lines()
-        .filter_map(|line| line.strip_prefix("RESULT: "))
-    {
+    for line in logged.text.lines().filter_map(|line| line.strip_prefix("RESULT: ")) {
         page.push_str(&format!("- {line}\n"));
     }
     for failure in &report.failed {
         page.push_str(&format!("- failed: {failure}\n"));
     }
-    let path = metadata::root()
-        .join("tests/results")
-        .join(format!("soak-{date}.md"));
+    let path = metadata::root().join("tests/results").join(format!("soak-{date}.md"));
     write(&path, page)?;
     println!("written: {}", path.display());
-    if report.failed.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("{} long tests failed", report.failed.len()))
-    }
+    if report.failed.is_empty() { Ok(()) } else { Err(format!("{} long tests failed", report.failed.len())) }
 }

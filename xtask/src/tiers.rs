@@ -27,10 +27,7 @@ pub(crate) fn step() -> Result<Outcome> {
     tools::install();
     let program = binaries::program()?;
     let binaries = binaries::build()?;
-    let binary = binaries
-        .iter()
-        .find(|binary| binary.is_tiered())
-        .ok_or("tests/coracle.rs wasn't built")?;
+    let binary = binaries.iter().find(|binary| binary.is_tiered()).ok_or("tests/coracle.rs wasn't built")?;
     let place = Outside::new("tiers")?;
     let stage = Stage::new(place.path(), binary, &program)?;
     let mut total = Report::default();
@@ -62,11 +59,7 @@ struct Stage {
 
 impl Stage {
     fn new(directory: &Path, binary: &Binary, program: &Path) -> Result<Self> {
-        let stage = Self {
-            directory: directory.to_owned(),
-            binary: directory.join("bin/tests"),
-            program: directory.join("bin/coracle"),
-        };
+        let stage = Self { directory: directory.to_owned(), binary: directory.join("bin/tests"), program: directory.join("bin/coracle") };
         copy(&binary.path, &stage.binary)?;
         copy(program, &stage.program)?;
         Ok(stage)
@@ -74,16 +67,9 @@ impl Stage {
 
     /// Copies the fixtures: target/ may lie where another user can't look.
     fn share_fixtures(&self) -> Result {
-        for entry in std::fs::read_dir(fixtures())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in std::fs::read_dir(fixtures()).into_iter().flatten().flatten() {
             if entry.path().is_file() {
-                copy(
-                    &entry.path(),
-                    &self.directory.join("fixtures").join(entry.file_name()),
-                )?;
+                copy(&entry.path(), &self.directory.join("fixtures").join(entry.file_name()))?;
             }
         }
         Ok(())
@@ -93,8 +79,7 @@ impl Stage {
         let home = self.directory.join(tier.word());
         let directories = ["home", "run", "tmp"].map(|name| home.join(name));
         for directory in &directories {
-            std::fs::create_dir_all(directory)
-                .map_err(|error| format!("can't make {}: {error}", directory.display()))?;
+            std::fs::create_dir_all(directory).map_err(|error| format!("can't make {}: {error}", directory.display()))?;
             std::fs::set_permissions(directory, Permissions::from_mode(0o700))
                 .map_err(|error| format!("can't change {}: {error}", directory.display()))?;
             if let Some(user) = user {
@@ -107,48 +92,19 @@ impl Stage {
             _ => None,
         };
 
-        let fixtures = if user.is_some() {
-            self.directory.join("fixtures")
-        } else {
-            fixtures()
-        };
+        let fixtures = if user.is_some() { self.directory.join("fixtures") } else { fixtures() };
         let path = std::env::var("PATH").unwrap_or_default();
         // A user's PATH leads into the home of whoever started us, where they may not look.
-        let path = if user.is_some() {
-            String::from("/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
-        } else {
-            format!("{path}:/usr/sbin:/sbin")
-        };
-        let mut words = vec![
-            String::from("/bin/sh"),
-            String::from("-c"),
-            enter(cgroup.as_ref()),
-            String::from("sh"),
-        ];
+        let path =
+            if user.is_some() { String::from("/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin") } else { format!("{path}:/usr/sbin:/sbin") };
+        let mut words = vec![String::from("/bin/sh"), String::from("-c"), enter(cgroup.as_ref()), String::from("sh")];
         if let Some(user) = user {
-            words.extend(
-                [
-                    "setpriv",
-                    "--reuid",
-                    &user.name,
-                    "--regid",
-                    &user.name,
-                    "--init-groups",
-                ]
-                .map(String::from),
-            );
+            words.extend(["setpriv", "--reuid", &user.name, "--regid", &user.name, "--init-groups"].map(String::from));
         }
         words.extend([String::from("env"), String::from("-i")]);
         let mut variable = |name: &str, value: &str| words.push(format!("{name}={value}"));
         variable("PATH", &path);
-        variable(
-            "HOME",
-            &if user.is_some() {
-                home.display().to_string()
-            } else {
-                std::env::var("HOME").unwrap_or_default()
-            },
-        );
+        variable("HOME", &if user.is_some() { home.display().to_string() } else { std::env::var("HOME").unwrap_or_default() });
         variable("XDG_RUNTIME_DIR", &run.display().to_string());
         variable("TMPDIR", &tmp.display().to_string());
         variable("RUST_BACKTRACE", "1");
@@ -157,47 +113,28 @@ impl Stage {
         variable("CORACLE_PROGRAM", &self.program.display().to_string());
         variable("CORACLE_FIXTURES", &fixtures.display().to_string());
         if user.is_none() {
-            variable(
-                "CORACLE_REPOSITORY",
-                &metadata::root().display().to_string(),
-            );
+            variable("CORACLE_REPOSITORY", &metadata::root().display().to_string());
         }
         if let Some(cgroup) = &cgroup {
             variable("CORACLE_CGROUP", &cgroup.unified.display().to_string());
         }
-        words.extend([
-            self.binary.display().to_string(),
-            String::from("--show-output"),
-        ]);
+        words.extend([self.binary.display().to_string(), String::from("--show-output")]);
 
         let before = Host::look();
-        let logged = Run::new(&words[0])
-            .args(&words[1..])
-            .dir(home)
-            .limit(binaries::LIMIT)
-            .quiet()
-            .logged(&binaries::log("coracle-tests", tier))?;
-        let mut report =
-            binaries::conclude("tests/", tier, &logged.text, logged.success, &logged.ending);
+        let logged =
+            Run::new(&words[0]).args(&words[1..]).dir(home).limit(binaries::LIMIT).quiet().logged(&binaries::log("coracle-tests", tier))?;
+        let mut report = binaries::conclude("tests/", tier, &logged.text, logged.success, &logged.ending);
 
         let mut left = leftovers(Duration::from_secs(5));
-        left.extend(
-            names(tmp)
-                .into_iter()
-                .map(|name| format!("file {}", tmp.join(name).display())),
-        );
+        left.extend(names(tmp).into_iter().map(|name| format!("file {}", tmp.join(name).display())));
         let host = before.news(Duration::from_secs(5));
         // On a machine that others use, what is new may be theirs.
         if in_ci() {
             left.extend(host);
         } else {
-            host.iter()
-                .for_each(|news| println!("   note: new on this machine: {news}"));
+            host.iter().for_each(|news| println!("   note: new on this machine: {news}"));
         }
-        report.failed.extend(
-            left.into_iter()
-                .map(|what| format!("tests/ as {}: left behind: {what}", tier.word())),
-        );
+        report.failed.extend(left.into_iter().map(|what| format!("tests/ as {}: left behind: {what}", tier.word())));
         Ok(report)
     }
 }
@@ -206,10 +143,7 @@ impl Stage {
 fn enter(cgroup: Option<&Delegated>) -> String {
     let mut line = String::new();
     for directory in cgroup.iter().flat_map(|cgroup| &cgroup.directories) {
-        line.push_str(&format!(
-            "echo $$ > {}/tests/cgroup.procs || exit 98; ",
-            directory.display()
-        ));
+        line.push_str(&format!("echo $$ > {}/tests/cgroup.procs || exit 98; ", directory.display()));
     }
     line.push_str("exec \"$@\"");
     line
@@ -225,26 +159,11 @@ struct User {
 impl User {
     /// Makes the user where it is missing, with or without sub-id ranges.
     fn ensure(name: &str, sub_ids: bool) -> Result<Self> {
-        let number = |option: &str| -> Option<u32> {
-            Run::new("id")
-                .args([option, name])
-                .quiet()
-                .output()
-                .ok()?
-                .trim()
-                .parse()
-                .ok()
-        };
+        let number = |option: &str| -> Option<u32> { Run::new("id").args([option, name]).quiet().output().ok()?.trim().parse().ok() };
         if number("-u").is_none() {
             let useradd = find("useradd").ok_or("useradd is missing: apt-get install passwd")?;
-            let mut run = Run::new(useradd).args([
-                "--no-create-home",
-                "--home-dir",
-                "/nonexistent",
-                "--shell",
-                "/usr/sbin/nologin",
-                "--user-group",
-            ]);
+            let mut run =
+                Run::new(useradd).args(["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", "--user-group"]);
             if !sub_ids {
                 // System users get no ranges.
                 run = run.arg("--system");
@@ -252,32 +171,16 @@ impl User {
             run.arg(name).check()?;
         }
         let ranges = std::fs::read_to_string("/etc/subuid").unwrap_or_default();
-        let has = ranges
-            .lines()
-            .any(|line| line.starts_with(&format!("{name}:")));
+        let has = ranges.lines().any(|line| line.starts_with(&format!("{name}:")));
         if sub_ids && !has {
             let usermod = find("usermod").ok_or("usermod is missing: apt-get install passwd")?;
-            Run::new(usermod)
-                .args([
-                    "--add-subuids",
-                    "1879048192-1879113727",
-                    "--add-subgids",
-                    "1879048192-1879113727",
-                    name,
-                ])
-                .check()?;
+            Run::new(usermod).args(["--add-subuids", "1879048192-1879113727", "--add-subgids", "1879048192-1879113727", name]).check()?;
         }
         if !sub_ids && has {
-            return Err(format!(
-                "{name} has a range in /etc/subuid, and is there to have none"
-            ));
+            return Err(format!("{name} has a range in /etc/subuid, and is there to have none"));
         }
         match (number("-u"), number("-g")) {
-            (Some(uid), Some(gid)) => Ok(Self {
-                name: name.to_owned(),
-                uid,
-                gid,
-            }),
+            (Some(uid), Some(gid)) => Ok(Self { name: name.to_owned(), uid, gid }),
             _ => Err(format!("there is no user {name}, though useradd made it")),
         }
     }
@@ -299,10 +202,7 @@ impl Delegated {
     /// Nothing where this machine lets root make no cgroups (CI inside a container): the tests then skip and say so.
     fn new(user: &User) -> Result<Option<Self>> {
         let name = format!("coracle-xtask-{}", std::process::id());
-        let mut delegated = Self {
-            unified: PathBuf::new(),
-            directories: Vec::new(),
-        };
+        let mut delegated = Self { unified: PathBuf::new(), directories: Vec::new() };
         for (kind, mount) in cgroup_mounts() {
             let directory = mount.join(&name);
             if let Err(error) = std::fs::create_dir(&directory) {
@@ -318,16 +218,10 @@ impl Delegated {
                 }
             }
             let tests = directory.join("tests");
-            std::fs::create_dir(&tests)
-                .map_err(|error| format!("can't make {}: {error}", tests.display()))?;
+            std::fs::create_dir(&tests).map_err(|error| format!("can't make {}: {error}", tests.display()))?;
             for directory in [&directory, &tests] {
                 own(directory, user)?;
-                for file in [
-                    "cgroup.procs",
-                    "cgroup.subtree_control",
-                    "cgroup.threads",
-                    "tasks",
-                ] {
+                for file in ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "tasks"] {
                     if directory.join(file).exists() {
                         own(&directory.join(file), user)?;
                     }
@@ -374,8 +268,7 @@ fn cgroup_mounts() -> Vec<(String, PathBuf)> {
         .filter_map(|line| {
             let mut words = line.split(' ').skip(1);
             let (place, kind) = (words.next()?, words.next()?);
-            kind.starts_with("cgroup")
-                .then(|| (kind.to_owned(), PathBuf::from(place)))
+            kind.starts_with("cgroup").then(|| (kind.to_owned(), PathBuf::from(place)))
         })
         .collect()
 }
@@ -394,12 +287,8 @@ fn leftovers(patience: Duration) -> Vec<String> {
                 .map(|pid| {
                     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                     let command = String::from_utf8_lossy(&command).replace('\0', " ");
-                    let name =
-                        std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                    let _ = Run::new("kill")
-                        .args(["-KILL", &pid.to_string()])
-                        .quiet()
-                        .output();
+                    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                    let _ = Run::new("kill").args(["-KILL", &pid.to_string()]).quiet().output();
                     format!("process {pid} {} ({})", name.trim(), command.trim())
                 })
                 .collect();
@@ -432,14 +321,8 @@ struct Host(BTreeSet<String>);
 impl Host {
     fn look() -> Self {
         let mut seen = BTreeSet::new();
-        for line in std::fs::read_to_string("/proc/self/mountinfo")
-            .unwrap_or_default()
-            .lines()
-        {
-            seen.insert(format!(
-                "mount {}",
-                line.split(' ').nth(4).unwrap_or_default()
-            ));
+        for line in std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().lines() {
+            seen.insert(format!("mount {}", line.split(' ').nth(4).unwrap_or_default()));
         }
         for name in names(Path::new("/sys/class/net")) {
             seen.insert(format!("link {name}"));
@@ -476,7 +359,5 @@ fn cgroups(directory: &Path, seen: &mut BTreeSet<String>) {
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

@@ -15,49 +15,27 @@ struct Tool {
 }
 
 const fn tool(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
-    Tool {
-        program,
-        package,
-        purpose,
-    }
+    Tool { program, package, purpose }
 }
 
 const TOOLS: &[Tool] = &[
     tool("cc", "gcc", "links; compiles the C of zstd and ring"),
-    tool(
-        "busybox",
-        "busybox-static",
-        "the smallest image; user space of the virtual machine",
-    ),
+    tool("busybox", "busybox-static", "the smallest image; user space of the virtual machine"),
     tool("debootstrap", "debootstrap", "the Debian image"),
-    tool(
-        "docker-registry",
-        "docker-registry",
-        "the registry that tests pull from",
-    ),
+    tool("docker-registry", "docker-registry", "the registry that tests pull from"),
     tool("skopeo", "skopeo", "fills the registry"),
     tool("newuidmap", "uidmap", "sub-id ranges for plain users"),
     tool("useradd", "passwd", "the plain users that tests run as"),
     tool("setpriv", "util-linux", "runs tests as a plain user"),
     tool("strace", "strace", "watches what the owner's threads do"),
+    tool("python3", "python3-minimal", "a program of the field, run under our filters"),
+    tool("/usr/include/linux/audit.h", "linux-libc-dev", "the kernel's own tables, to hold ours against"),
     tool("runc", "runc", "an oracle, and a peer of the benchmark"),
     tool("crun", "crun", "a peer of the benchmark"),
-    tool(
-        "bwrap",
-        "bubblewrap",
-        "an oracle, and a peer of the benchmark",
-    ),
-    tool(
-        "qemu-system-x86_64",
-        "qemu-system-x86",
-        "the virtual machine with cgroup v2",
-    ),
+    tool("bwrap", "bubblewrap", "an oracle, and a peer of the benchmark"),
+    tool("qemu-system-x86_64", "qemu-system-x86", "the virtual machine with cgroup v2"),
     tool("mke2fs", "e2fsprogs", "the disk of the virtual machine"),
-    tool(
-        "strip",
-        "binutils",
-        "makes the virtual machine's test programs small",
-    ),
+    tool("strip", "binutils", "makes the virtual machine's test programs small"),
 ];
 
 const HELP: &str = "\
@@ -75,8 +53,7 @@ pub(crate) fn main(arguments: &[String]) -> Result {
     let missing = install();
     components();
     for tool in TOOLS {
-        let place =
-            find(tool.program).map_or(String::from("MISSING"), |path| path.display().to_string());
+        let place = find(tool.program).map_or(String::from("MISSING"), |path| path.display().to_string());
         println!("{:<20} {:<32} {}", tool.program, place, tool.purpose);
     }
     cargo_deny()?;
@@ -95,12 +72,7 @@ pub(crate) fn install() -> Vec<&'static str> {
         return missing;
     }
     if is_root() && find("apt-get").is_some() {
-        let apt = |arguments: &[&str]| {
-            Run::new("apt-get")
-                .args(arguments)
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .check()
-        };
+        let apt = |arguments: &[&str]| Run::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").check();
         let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
         arguments.extend(&missing);
         // A fresh machine has no package lists, an old one has stale lists: both fail at first.
@@ -119,11 +91,7 @@ pub(crate) fn install() -> Vec<&'static str> {
 }
 
 fn missing() -> Vec<&'static str> {
-    let mut packages: Vec<&str> = TOOLS
-        .iter()
-        .filter(|tool| !present(tool))
-        .map(|tool| tool.package)
-        .collect();
+    let mut packages: Vec<&str> = TOOLS.iter().filter(|tool| !present(tool)).map(|tool| tool.package).collect();
     packages.dedup();
     packages
 }
@@ -167,38 +135,20 @@ pub(crate) fn components() {
 
 /// Installs a toolchain where it is missing.
 pub(crate) fn toolchain(version: &str) -> Result {
-    if Run::new("cargo")
-        .args([&format!("+{version}"), "--version"])
-        .works()
-    {
+    if Run::new("cargo").args([&format!("+{version}"), "--version"]).works() {
         return Ok(());
     }
     if find("rustup").is_none() {
-        return Err(format!(
-            "the toolchain {version} is missing, and there is no rustup to get it with"
-        ));
+        return Err(format!("the toolchain {version} is missing, and there is no rustup to get it with"));
     }
-    Run::new("rustup")
-        .args([
-            "toolchain",
-            "install",
-            version,
-            "--profile",
-            "minimal",
-            "--no-self-update",
-        ])
-        .check()
+    Run::new("rustup").args(["toolchain", "install", version, "--profile", "minimal", "--no-self-update"]).check()
 }
 
 /// Programs that cargo builds for us stay between clones: they are pinned by version, and cost minutes.
 fn cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    base.or(home)
-        .unwrap_or_else(metadata::target)
-        .join("coracle-xtask")
+    base.or(home).unwrap_or_else(metadata::target).join("coracle-xtask")
 }
 
 /// `PATH` with the programs of [`cache`] in front and the administrators' directories behind.
@@ -229,25 +179,12 @@ fn cargo_install(name: &str, version: &str) -> Result<PathBuf> {
             .or_else(|_| Run::new(program).arg("--version").quiet().output())
             .is_ok_and(|text| text.contains(version))
     };
-    if let Some(program) = [Some(ours.clone()), find(name)]
-        .into_iter()
-        .flatten()
-        .find(|program| is_it(program))
-    {
+    if let Some(program) = [Some(ours.clone()), find(name)].into_iter().flatten().find(|program| is_it(program)) {
         return Ok(program);
     }
     // Unoptimised: it runs for a second and compiles three times faster.
     Run::new("cargo")
-        .args([
-            "install",
-            "--locked",
-            "--debug",
-            "--quiet",
-            name,
-            "--version",
-            version,
-            "--root",
-        ])
+        .args(["install", "--locked", "--debug", "--quiet", name, "--version", version, "--root"])
         .arg(cache())
         .args(["--config", "profile.dev.debug=false", "--target-dir"])
         .arg(metadata::target().join("xtask/tools"))

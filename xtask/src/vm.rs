@@ -66,18 +66,7 @@ const MODULES: &[&str] = &[
 ];
 
 /// Programs of this machine that the tests there start.
-const PROGRAMS: &[&str] = &[
-    "docker-registry",
-    "skopeo",
-    "unshare",
-    "chroot",
-    "newuidmap",
-    "newgidmap",
-    "setpriv",
-    "strace",
-    "ip",
-    "nft",
-];
+const PROGRAMS: &[&str] = &["docker-registry", "skopeo", "unshare", "chroot", "newuidmap", "newgidmap", "setpriv", "strace", "ip", "nft"];
 
 /// Software emulation is some twenty times slower than the machine itself.
 const JOB_SECONDS: u32 = 400;
@@ -102,29 +91,15 @@ pub(crate) fn main(arguments: &[String]) -> Result {
     let jobs = if programs.is_empty() {
         test_jobs()?
     } else {
-        let name = |path: &Path| {
-            path.file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default()
-        };
-        programs
-            .iter()
-            .flat_map(|path| both(&name(path), path))
-            .collect()
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        programs.iter().flat_map(|path| both(&name(path), path)).collect()
     };
     let report = run(&jobs, &filters)?;
     for skip in &report.skipped {
         println!("  {} (as {}): {}", skip.test, skip.tier.word(), skip.need);
     }
     println!("{}", report.line());
-    if report.failed.is_empty() {
-        Ok(())
-    } else {
-        Err(format!(
-            "failed in the virtual machine:\n  {}",
-            report.failed.join("\n  ")
-        ))
-    }
+    if report.failed.is_empty() { Ok(()) } else { Err(format!("failed in the virtual machine:\n  {}", report.failed.join("\n  "))) }
 }
 
 /// The step `vm`.
@@ -140,19 +115,11 @@ pub(crate) fn step() -> Result<Outcome> {
 /// What stands in the way, in one sentence.
 fn preconditions() -> Result {
     if std::env::consts::ARCH != "x86_64" {
-        return Err(String::from(
-            "the virtual machine is x86-64, and emulates nothing else yet",
-        ));
+        return Err(String::from("the virtual machine is x86-64, and emulates nothing else yet"));
     }
-    for (program, package) in [
-        ("qemu-system-x86_64", "qemu-system-x86"),
-        ("busybox", "busybox-static"),
-        ("mke2fs", "e2fsprogs"),
-    ] {
+    for (program, package) in [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("mke2fs", "e2fsprogs")] {
         if find(program).is_none() {
-            return Err(format!(
-                "the virtual machine needs {program}: apt-get install --no-install-recommends {package}"
-            ));
+            return Err(format!("the virtual machine needs {program}: apt-get install --no-install-recommends {package}"));
         }
     }
     kernel().map(drop)
@@ -166,30 +133,16 @@ struct Job {
 }
 
 fn both(name: &str, program: &Path) -> [Job; 2] {
-    [Tier::VmRoot, Tier::VmUser].map(|tier| Job {
-        name: name.to_owned(),
-        program: program.to_owned(),
-        tier,
-    })
+    [Tier::VmRoot, Tier::VmUser].map(|tier| Job { name: name.to_owned(), program: program.to_owned(), tier })
 }
 
 fn test_jobs() -> Result<Vec<Job>> {
-    let wanted =
-        |binary: &&Binary| binary.is_tiered() || PACKAGES.contains(&binary.package.as_str());
+    let wanted = |binary: &&Binary| binary.is_tiered() || PACKAGES.contains(&binary.package.as_str());
     let binaries = binaries::build()?;
     Ok(binaries
         .iter()
         .filter(wanted)
-        .flat_map(|binary| {
-            both(
-                &if binary.is_tiered() {
-                    String::from("tests/")
-                } else {
-                    binary.name()
-                },
-                &binary.path,
-            )
-        })
+        .flat_map(|binary| both(&if binary.is_tiered() { String::from("tests/") } else { binary.name() }, &binary.path))
         .collect())
 }
 
@@ -215,36 +168,19 @@ fn kernel() -> Result<Kernel> {
     let version = std::fs::read_dir(&modules)
         .ok()
         .and_then(|mut entries| entries.next()?.ok()?.file_name().into_string().ok())
-        .ok_or_else(|| {
-            format!(
-                "there is no kernel in {}; remove it and run this again",
-                place.display()
-            )
-        })?;
-    Ok(Kernel {
-        image: place.join(format!("boot/vmlinuz-{version}")),
-        modules: modules.join(&version),
-        version,
-    })
+        .ok_or_else(|| format!("there is no kernel in {}; remove it and run this again", place.display()))?;
+    Ok(Kernel { image: place.join(format!("boot/vmlinuz-{version}")), modules: modules.join(&version), version })
 }
 
 fn fetch_kernel(place: &Path) -> Result {
     remove(place)?;
-    std::fs::create_dir_all(place)
-        .map_err(|error| format!("can't make {}: {error}", place.display()))?;
+    std::fs::create_dir_all(place).map_err(|error| format!("can't make {}: {error}", place.display()))?;
     let concrete = || -> Result<Option<String>> {
         // The package without a version depends on the newest one with it.
-        let text = Run::new("apt-cache")
-            .args(["depends", "linux-image-cloud-amd64"])
-            .quiet()
-            .output()?;
+        let text = Run::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]).quiet().output()?;
         Ok(text
             .lines()
-            .find_map(|line| {
-                line.trim()
-                    .strip_prefix("Depends: ")
-                    .filter(|name| name.starts_with("linux-image-"))
-            })
+            .find_map(|line| line.trim().strip_prefix("Depends: ").filter(|name| name.starts_with("linux-image-")))
             .map(str::to_owned))
     };
     let mut package = concrete().ok().flatten();
@@ -252,26 +188,16 @@ fn fetch_kernel(place: &Path) -> Result {
         Run::new("apt-get").args(["update", "-q"]).check()?;
         package = concrete()?;
     }
-    let package = package.ok_or(
-        "the virtual machine needs Debian's linux-image-cloud-amd64, which apt doesn't know here",
-    )?;
+    let package = package.ok_or("the virtual machine needs Debian's linux-image-cloud-amd64, which apt doesn't know here")?;
     let downloads = directory().join("download");
     remove(&downloads)?;
-    std::fs::create_dir_all(&downloads)
-        .map_err(|error| format!("can't make {}: {error}", downloads.display()))?;
-    Run::new("apt-get")
-        .args(["download", "-q", "-o", "APT::Sandbox::User=root", &package])
-        .dir(&downloads)
-        .check()?;
+    std::fs::create_dir_all(&downloads).map_err(|error| format!("can't make {}: {error}", downloads.display()))?;
+    Run::new("apt-get").args(["download", "-q", "-o", "APT::Sandbox::User=root", &package]).dir(&downloads).check()?;
     let archive = std::fs::read_dir(&downloads)
         .ok()
         .and_then(|mut entries| Some(entries.next()?.ok()?.path()))
         .ok_or_else(|| format!("apt-get download left nothing in {}", downloads.display()))?;
-    Run::new("dpkg-deb")
-        .arg("-x")
-        .arg(&archive)
-        .arg(place)
-        .check()?;
+    Run::new("dpkg-deb").arg("-x").arg(&archive).arg(place).check()?;
     remove(&downloads)?;
     // The package leaves this to its installation.
     let modules = place.join("lib/modules");
@@ -279,11 +205,7 @@ fn fetch_kernel(place: &Path) -> Result {
         .ok()
         .and_then(|mut entries| entries.next()?.ok()?.file_name().into_string().ok())
         .ok_or_else(|| format!("{package} has no modules"))?;
-    Run::new("busybox")
-        .args(["depmod", "-b"])
-        .arg(place)
-        .arg(&version)
-        .check()?;
+    Run::new("busybox").args(["depmod", "-b"]).arg(place).arg(&version).check()?;
     crate::process::write(&place.join("complete"), package)
 }
 
@@ -297,87 +219,42 @@ fn run(jobs: &[Job], filters: &[String]) -> Result<Report> {
     crate::process::write(&initramfs, &size)?;
     let disk = directory().join("disk");
     let _ = std::fs::remove_file(&disk);
-    Run::new(find("mke2fs").unwrap_or_default())
-        .args(["-q", "-t", "ext4", "-F"])
-        .arg(&disk)
-        .arg("4G")
-        .quiet()
-        .output()?;
+    Run::new(find("mke2fs").unwrap_or_default()).args(["-q", "-t", "ext4", "-F"]).arg(&disk).arg("4G").quiet().output()?;
 
-    let (console, results) = (
-        directory().join("console.log"),
-        directory().join("results.log"),
-    );
+    let (console, results) = (directory().join("console.log"), directory().join("results.log"));
     for log in [&console, &results] {
         let _ = std::fs::remove_file(log);
     }
-    println!(
-        "   {} and {} MiB of programs; {:.1} s to build",
-        kernel.version,
-        size.len() >> 20,
-        began.elapsed().as_secs_f64()
-    );
+    println!("   {} and {} MiB of programs; {:.1} s to build", kernel.version, size.len() >> 20, began.elapsed().as_secs_f64());
     let booted = Instant::now();
-    let limit = Duration::from_secs(
-        60 + u64::try_from(jobs.len()).unwrap_or(0).min(3) * u64::from(JOB_SECONDS),
-    );
+    let limit = Duration::from_secs(60 + u64::try_from(jobs.len()).unwrap_or(0).min(3) * u64::from(JOB_SECONDS));
     let machine = Run::new("qemu-system-x86_64")
         // Real cores where there are some; the host's kvm is of no use to an ordinary kernel everywhere.
-        .args([
-            "-M",
-            "pc",
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "2048",
-        ])
+        .args(["-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
         .args(["-nodefaults", "-display", "none", "-no-reboot"])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(&initramfs)
-        .args([
-            "-append",
-            "console=ttyS0 loglevel=4 panic=-1 cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1",
-        ])
+        .args(["-append", "console=ttyS0 loglevel=4 panic=-1 cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1"])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .arg("-serial")
         .arg(format!("file:{}", results.display()))
         .arg("-drive")
-        .arg(format!(
-            "file={},if=virtio,format=raw,cache=unsafe",
-            disk.display()
-        ))
+        .arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()))
         .limit(limit)
         .quiet()
         .logged(&directory().join("qemu.log"))?;
     let _ = std::fs::remove_file(&disk);
-    let text = std::fs::read(&results)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
-    println!(
-        "   the machine ran for {:.1} s",
-        booted.elapsed().as_secs_f64()
-    );
+    let text = std::fs::read(&results).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    println!("   the machine ran for {:.1} s", booted.elapsed().as_secs_f64());
     let report = read(&text, jobs);
     if report.is_err() || !machine.success {
-        let console = std::fs::read(&console)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default();
+        let console = std::fs::read(&console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = console.lines().collect();
-        println!(
-            "   qemu: {}; {}\n   the console's end:",
-            machine.ending,
-            machine.text.trim()
-        );
-        lines[lines.len().saturating_sub(30)..]
-            .iter()
-            .for_each(|line| println!("   | {line}"));
+        println!("   qemu: {}; {}\n   the console's end:", machine.ending, machine.text.trim());
+        lines[lines.len().saturating_sub(30)..].iter().for_each(|line| println!("   | {line}"));
     }
     report
 }
@@ -390,14 +267,9 @@ fn read(text: &str, jobs: &[Job]) -> Result<Report> {
     for line in text.lines().map(|line| line.trim_end_matches('\r')) {
         match line.strip_prefix("@@ ") {
             Some(fact) if fact.starts_with("is ") => println!("   {}", &fact[3..]),
-            Some(mark) if mark.starts_with("begin ") => {
-                current = Some((mark[6..].to_owned(), String::new()))
-            }
+            Some(mark) if mark.starts_with("begin ") => current = Some((mark[6..].to_owned(), String::new())),
             Some(mark) if mark.starts_with("left ") => {
-                total.failed.push(format!(
-                    "in the virtual machine: left behind: {}",
-                    &mark[5..]
-                ));
+                total.failed.push(format!("in the virtual machine: left behind: {}", &mark[5..]));
             }
             Some(mark) if mark.starts_with("end ") => {
                 if let Some((job, output)) = current.take() {
@@ -417,13 +289,7 @@ fn read(text: &str, jobs: &[Job]) -> Result<Report> {
         return Err(String::from("the virtual machine didn't reach user space"));
     }
     if let Some((job, output)) = current {
-        ended.insert(
-            job,
-            (
-                output,
-                String::from("nothing: the machine ended in the midst of it"),
-            ),
-        );
+        ended.insert(job, (output, String::from("nothing: the machine ended in the midst of it")));
     }
     for (index, job) in jobs.iter().enumerate() {
         let log = binaries::log(&job.name, job.tier);
@@ -434,25 +300,13 @@ fn read(text: &str, jobs: &[Job]) -> Result<Report> {
                     "124" | "137" | "143" => format!("killed after {JOB_SECONDS} s"),
                     code => format!("exit status: {code}"),
                 };
-                total.absorb(binaries::conclude(
-                    &job.name,
-                    job.tier,
-                    output,
-                    code == "0",
-                    &ending,
-                ));
+                total.absorb(binaries::conclude(&job.name, job.tier, output, code == "0", &ending));
             }
-            None => total.failed.push(format!(
-                "{} as {}: the machine ended before it began",
-                job.name,
-                job.tier.word()
-            )),
+            None => total.failed.push(format!("{} as {}: the machine ended before it began", job.name, job.tier.word())),
         }
     }
     if !text.contains("@@ done") {
-        total
-            .failed
-            .push(String::from("the virtual machine ended before it was done"));
+        total.failed.push(String::from("the virtual machine ended before it was done"));
     }
     Ok(total)
 }
@@ -460,21 +314,13 @@ fn read(text: &str, jobs: &[Job]) -> Result<Report> {
 /// The machine's first file system; its `/init` copies it to the disk, since a root in memory can't be pivoted away from.
 fn initramfs_of(kernel: &Kernel, jobs: &[Job], filters: &[String]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for path in [
-        "proc", "sys", "dev", "run", "disk", "root", "var/tmp", "usr/bin", "usr/sbin", "bin",
-        "sbin", "etc",
-    ] {
+    for path in ["proc", "sys", "dev", "run", "disk", "root", "var/tmp", "usr/bin", "usr/sbin", "bin", "sbin", "etc"] {
         archive.directory(path, 0o755);
     }
     archive.directory("tmp", 0o1777);
     let busybox = find("busybox").ok_or("busybox is missing")?;
     archive.copy("bin/busybox", 0o755, &busybox)?;
-    for applet in Run::new(&busybox)
-        .arg("--list")
-        .quiet()
-        .output()?
-        .split_whitespace()
-    {
+    for applet in Run::new(&busybox).arg("--list").quiet().output()?.split_whitespace() {
         archive.link(&format!("bin/{applet}"), "busybox");
     }
     // Where the kernel looks for it when it wants a module.
@@ -485,11 +331,7 @@ fn initramfs_of(kernel: &Kernel, jobs: &[Job], filters: &[String]) -> Result<Vec
     for name in PROGRAMS {
         if let Some(path) = find(name) {
             // newuidmap is setuid root.
-            let mode = if name.starts_with("new") {
-                0o4755
-            } else {
-                0o755
-            };
+            let mode = if name.starts_with("new") { 0o4755 } else { 0o755 };
             archive.copy(&format!("usr/bin/{name}"), mode, &path)?;
             libraries.extend(needed(&path));
         }
@@ -502,50 +344,28 @@ fn initramfs_of(kernel: &Kernel, jobs: &[Job], filters: &[String]) -> Result<Vec
     let mut script = RUN.to_owned();
     for (index, job) in jobs.iter().enumerate() {
         let name = job.name.replace('/', "-");
-        archive.file(
-            &format!("vm/bin/{name}.test"),
-            0o755,
-            &stripped(&job.program)?,
-        );
+        archive.file(&format!("vm/bin/{name}.test"), 0o755, &stripped(&job.program)?);
         libraries.extend(needed(&job.program));
-        script.push_str(&format!(
-            "job {index} {} /vm/bin/{name}.test {}\n",
-            job.tier.word(),
-            filters.join(" ")
-        ));
+        script.push_str(&format!("job {index} {} /vm/bin/{name}.test {}\n", job.tier.word(), filters.join(" ")));
     }
     script.push_str("echo '@@ done'\nsync\npoweroff -f\n");
     for library in libraries {
         archive.copy(&library.display().to_string(), 0o755, &library)?;
     }
-    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\ncoracle-test:x:1000:1000::/home/coracle-test:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n");
     archive.file(
-        "etc/group",
+        "etc/passwd",
         0o644,
-        b"root:x:0:\ntty:x:5:\ncoracle-test:x:1000:\nnogroup:x:65534:\n",
+        b"root:x:0:0:root:/root:/bin/sh\ncoracle-test:x:1000:1000::/home/coracle-test:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
     );
+    archive.file("etc/group", 0o644, b"root:x:0:\ntty:x:5:\ncoracle-test:x:1000:\nnogroup:x:65534:\n");
     archive.file("etc/subuid", 0o644, b"coracle-test:100000:65536\n");
     archive.file("etc/subgid", 0o644, b"coracle-test:100000:65536\n");
     archive.file("etc/hosts", 0o644, b"127.0.0.1 localhost\n::1 localhost\n");
     archive.file("etc/hostname", 0o644, b"vm\n");
     archive.file("etc/resolv.conf", 0o644, b"");
-    archive.file(
-        "etc/nsswitch.conf",
-        0o644,
-        b"passwd: files\ngroup: files\nhosts: files\n",
-    );
-    archive.file(
-        "etc/os-release",
-        0o644,
-        b"ID=coracle-vm\nPRETTY_NAME=\"the virtual machine of cargo xtask vm\"\n",
-    );
-    archive.file(
-        "vm/run",
-        0o755,
-        script
-            .replace("@JOB_SECONDS@", &JOB_SECONDS.to_string())
-            .as_bytes(),
-    );
+    archive.file("etc/nsswitch.conf", 0o644, b"passwd: files\ngroup: files\nhosts: files\n");
+    archive.file("etc/os-release", 0o644, b"ID=coracle-vm\nPRETTY_NAME=\"the virtual machine of cargo xtask vm\"\n");
+    archive.file("vm/run", 0o755, script.replace("@JOB_SECONDS@", &JOB_SECONDS.to_string()).as_bytes());
     archive.file("init", 0o755, INIT.as_bytes());
     Ok(archive.finish())
 }
@@ -553,44 +373,24 @@ fn initramfs_of(kernel: &Kernel, jobs: &[Job], filters: &[String]) -> Result<Vec
 /// A test program without its debugging information: that is nine tenths of it.
 fn stripped(program: &Path) -> Result<Vec<u8>> {
     let output = directory().join("stripped");
-    Run::new("strip")
-        .arg("-o")
-        .arg(&output)
-        .arg(program)
-        .quiet()
-        .output()?;
-    let bytes =
-        std::fs::read(&output).map_err(|error| format!("can't read {}: {error}", output.display()));
+    Run::new("strip").arg("-o").arg(&output).arg(program).quiet().output()?;
+    let bytes = std::fs::read(&output).map_err(|error| format!("can't read {}: {error}", output.display()));
     let _ = std::fs::remove_file(&output);
     bytes
 }
 
 /// The libraries and the loader that a program names; none for a static one.
 fn needed(program: &Path) -> Vec<PathBuf> {
-    let text = Run::new("ldd")
-        .arg(program)
-        .quiet()
-        .output()
-        .unwrap_or_default();
-    text.split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .map(|word| PathBuf::from(word.trim_end_matches(':')))
-        .collect()
+    let text = Run::new("ldd").arg(program).quiet().output().unwrap_or_default();
+    text.split_whitespace().filter(|word| word.starts_with('/')).map(|word| PathBuf::from(word.trim_end_matches(':'))).collect()
 }
 
 /// Puts the wanted modules in, those that they depend on, and the tables by which modprobe finds them.
 fn modules(kernel: &Kernel, archive: &mut Archive) -> Result {
     let target = format!("lib/modules/{}", kernel.version);
     let dependencies = kernel.modules.join("modules.dep");
-    let table = std::fs::read_to_string(&dependencies)
-        .map_err(|error| format!("can't read {}: {error}", dependencies.display()))?;
-    let name = |path: &str| {
-        path.rsplit('/')
-            .next()
-            .unwrap_or(path)
-            .trim_end_matches(".ko")
-            .replace('-', "_")
-    };
+    let table = std::fs::read_to_string(&dependencies).map_err(|error| format!("can't read {}: {error}", dependencies.display()))?;
+    let name = |path: &str| path.rsplit('/').next().unwrap_or(path).trim_end_matches(".ko").replace('-', "_");
     let rows: BTreeMap<String, (&str, Vec<&str>)> = table
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -607,24 +407,11 @@ fn modules(kernel: &Kernel, archive: &mut Archive) -> Result {
         }
     }
     for file in files {
-        archive.copy(
-            &format!("{target}/{file}"),
-            0o644,
-            &kernel.modules.join(file),
-        )?;
+        archive.copy(&format!("{target}/{file}"), 0o644, &kernel.modules.join(file))?;
     }
-    for file in [
-        "modules.dep",
-        "modules.alias",
-        "modules.symbols",
-        "modules.builtin",
-    ] {
+    for file in ["modules.dep", "modules.alias", "modules.symbols", "modules.builtin"] {
         if kernel.modules.join(file).is_file() {
-            archive.copy(
-                &format!("{target}/{file}"),
-                0o644,
-                &kernel.modules.join(file),
-            )?;
+            archive.copy(&format!("{target}/{file}"), 0o644, &kernel.modules.join(file))?;
         }
     }
     Ok(())
