@@ -117,11 +117,7 @@ impl Tree {
         }
         let fd = Rc::new(self.open_as(path, OFlags::PATH)?);
         if self.open.len() >= OPEN_DIRECTORIES
-            && let Some(oldest) = self
-                .open
-                .iter()
-                .min_by_key(|(_, (_, used))| *used)
-                .map(|(path, _)| path.clone())
+            && let Some(oldest) = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone())
         {
             self.open.remove(&oldest);
         }

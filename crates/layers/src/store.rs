@@ -183,8 +183,7 @@ impl LayerStore {
             let directory = self.inner.layers.join(algorithm);
             for entry in fs::read_dir(&directory).map_err(|error| Error::io("read", &directory, error))? {
                 let entry = entry.map_err(|error| Error::io("read", &directory, error))?;
-                if let Ok(digest) =
-                    format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse()
+                if let Ok(digest) = format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse()
                     && is_complete(&entry.path())
                 {
                     digests.push(digest);
