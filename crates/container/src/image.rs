@@ -72,7 +72,9 @@ pub(crate) async fn pull(
             }
         });
         // Nobody waits for the answer where there is none.
-        image.map_or(Err(Error::Lost), |image| ready(&engine, store, layers, image?))
+        let image = image.ok_or(Error::Lost)??;
+        layers.sync(&image.config.diff_ids)?;
+        ready(&engine, store, layers, image)
     };
     let work = background::run("coracle-pull", work).map_err(|source| Error::State {
         attempted: "start a thread to pull into",
@@ -101,6 +103,7 @@ pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready,
     let work = move || {
         let (store, layers) = engine.images_store()?;
         let image = OciLayout::open(&path)?.import(store, layers)?;
+        layers.sync(&image.config.diff_ids)?;
         ready(&engine, store, layers, image)
     };
     let work = background::run("coracle-import", work).map_err(|source| Error::State {

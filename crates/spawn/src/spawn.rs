@@ -876,7 +876,7 @@ impl Lowering {
             prepare: self.prepare.list(),
             undo: undo.list(),
             // The cgroup namespace is unshared when its root, the container's cgroup, is joined.
-            namespaces: (spawn.namespaces - Namespaces::CGROUP | user).flags(),
+            namespaces: ((spawn.namespaces - Namespaces::CGROUP) | user).flags(),
             id_map,
             cgroup: wire::Cgroup {
                 into: into.as_deref(),
