@@ -146,6 +146,10 @@ impl Error {
             }
             Self::Image(error) => error.remedy(),
             Self::Layers(error) => error.remedy(),
+            Self::Start(coracle_spawn::Error::Step { step, errno: 22, .. }) if step.contains("overlay") => Some(
+                "keep images and containers on a file system that can hold an overlay's upper directory (not overlayfs, not NFS): CORACLE_ROOT or Engine::builder().root(..)"
+                    .into(),
+            ),
             Self::Start(error) => error.remedy(),
             Self::NotReady { .. } => Some("to run a command to its end and see what it said, use output() and not run()".into()),
             Self::NoSuchContainer { .. } => Some("`coracle ps` lists those that run".into()),

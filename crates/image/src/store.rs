@@ -352,6 +352,7 @@ impl Store {
 
 /// What there is of a small blob.
 pub(crate) enum Small {
+    #[cfg_attr(not(feature = "registry"), expect(dead_code, reason = "only a pull wants the bytes"))]
     There(Vec<u8>),
     /// Somebody else is bringing it: ask again.
     Busy,

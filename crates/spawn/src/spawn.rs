@@ -29,6 +29,7 @@ use std::time::Duration;
 
 /// Who is the first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Init {
     /// Our init: it reaps orphans, hands signals on, and starts the command.
     #[default]
