@@ -105,7 +105,7 @@ fn step_remedy(step: &Step, source: &io::Error) -> Option<String> {
 
 /// What helps where processes of ours block controllers.
 const MAKE_ROOM: &str =
-    "call Placement::make_room (Engine::builder().make_room(true)), which moves this cgroup's processes into a leaf of it, or start the program in a cgroup below";
+    "call Placement::make_room, which moves this cgroup's processes into a leaf of it, or start the program in a cgroup below";
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -141,7 +141,12 @@ impl Error {
             Self::Description { problems } => lines(problems.iter().filter_map(|p| p.remedy.clone())),
             Self::Limits { refused } => {
                 let controls: Vec<_> = refused.iter().map(|r| format!(".best_effort(Control::{:?})", r.control)).collect();
-                let known = refused.iter().filter_map(Refusal::remedy);
+                let known = refused.iter().filter_map(|refusal| match refusal.reason {
+                    coracle_cgroups::Reason::ProcessesInTheWay { .. } => Some(
+                        "let the engine move the processes of this cgroup into a leaf of it: Engine::builder().make_room(true)".into(),
+                    ),
+                    _ => refusal.remedy(),
+                });
                 lines(known.chain([format!("or go on without: {}", controls.concat())]))
             }
             Self::Image(error) => error.remedy(),
