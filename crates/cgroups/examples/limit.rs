@@ -22,39 +22,24 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    let command = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "echo hello from $$; sleep 0.1".into());
+    let command = std::env::args().nth(1).unwrap_or_else(|| "echo hello from $$; sleep 0.1".into());
     let limits = Limits::new().memory(parse_memory("64m")?).pids(16);
     let placement = Placement::decide(&Hierarchies::detect()?, &Owner::current(), &limits);
     let cgroup = Cgroup::create(placement.plan(&format!("example-{}", std::process::id()))?)?;
     for limit in &cgroup.plan().enforced {
-        println!(
-            "{:<12} by {} ({})",
-            limit.asked,
-            limit.mechanism,
-            limit.path.display()
-        );
+        println!("{:<12} by {} ({})", limit.asked, limit.mechanism, limit.path.display());
     }
     let ran = in_cgroup(&cgroup, &command);
     println!("{:#?}\n{:#?}", cgroup.usage(), cgroup.events());
     println!("out of memory: {}", cgroup.events().oom_killed());
     // Whatever happened above, nothing stays behind.
-    let killed = cgroup
-        .kill()
-        .and_then(|()| cgroup.wait_empty(Duration::from_secs(2)));
+    let killed = cgroup.kill().and_then(|()| cgroup.wait_empty(Duration::from_secs(2)));
     cgroup.remove().and(killed).and(ran)
 }
 
 /// The shell waits for a line, so that it is in the cgroup before the command begins.
 fn in_cgroup(cgroup: &Cgroup, command: &str) -> Result<(), Error> {
-    let broken = |action| {
-        move |source| Error::Io {
-            action,
-            path: "sh".into(),
-            source,
-        }
-    };
+    let broken = |action| move |source| Error::Io { action, path: "sh".into(), source };
     let mut child = Command::new("sh")
         .args(["-c", "read -r go && eval \"$1\"", "sh", command])
         .stdin(Stdio::piped())

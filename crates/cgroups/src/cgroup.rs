@@ -65,16 +65,8 @@ impl Cgroup {
                     }
                 }
                 Err(source) => {
-                    let left = made
-                        .into_iter()
-                        .rev()
-                        .filter(|path| fs::remove_dir(path).is_err())
-                        .collect();
-                    return Err(Error::Step {
-                        step: step.clone(),
-                        source,
-                        left,
-                    });
+                    let left = made.into_iter().rev().filter(|path| fs::remove_dir(path).is_err()).collect();
+                    return Err(Error::Step { step: step.clone(), source, left });
                 }
             }
         }
@@ -108,27 +100,15 @@ impl Cgroup {
         let into = self.plan.into.as_ref().map(|dir| dir.join("cgroup.procs"));
         for path in self.plan.join.iter().chain(into.as_ref()) {
             // The kernel would take 0 as the calling process; nobody who has a pid means that.
-            let written = if pid == 0 {
-                Err(Errno::INVAL.into())
-            } else {
-                write(path, &pid.to_string())
-            };
-            written.map_err(|source| Error::Io {
-                action: "move a process to",
-                path: path.clone(),
-                source,
-            })?;
+            let written = if pid == 0 { Err(Errno::INVAL.into()) } else { write(path, &pid.to_string()) };
+            written.map_err(|source| Error::Io { action: "move a process to", path: path.clone(), source })?;
         }
         Ok(())
     }
 
     /// The processes in it and in the cgroups below, at this moment.
     pub fn procs(&self) -> Vec<u32> {
-        let mut pids: Vec<u32> = self
-            .tops()
-            .iter()
-            .flat_map(|dir| procs_below(dir))
-            .collect();
+        let mut pids: Vec<u32> = self.tops().iter().flat_map(|dir| procs_below(dir)).collect();
         pids.sort_unstable();
         pids.dedup();
         pids
@@ -151,11 +131,7 @@ impl Cgroup {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => {
-                    return Err(Error::Io {
-                        action: "kill by",
-                        path: path.clone(),
-                        source,
-                    });
+                    return Err(Error::Io { action: "kill by", path: path.clone(), source });
                 }
             }
         }
@@ -181,10 +157,7 @@ impl Cgroup {
                 .iter()
                 .filter_map(|&pid| {
                     let raw = Pid::from_raw(i32::try_from(pid).ok()?)?;
-                    Some((
-                        pid,
-                        rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?,
-                    ))
+                    Some((pid, rustix::process::pidfd_open(raw, PidfdFlags::empty()).ok()?))
                 })
                 .collect();
             let still = self.procs();
@@ -203,12 +176,7 @@ impl Cgroup {
         }
         match killed.is_empty() {
             true => Ok(()),
-            false => Err(Error::Busy {
-                action: "kill",
-                path: top.to_owned(),
-                after: PATIENCE,
-                pids: killed,
-            }),
+            false => Err(Error::Busy { action: "kill", path: top.to_owned(), after: PATIENCE, pids: killed }),
         }
     }
 
@@ -222,21 +190,11 @@ impl Cgroup {
         match (&self.plan.freeze, &self.plan.events, &self.plan.freezer) {
             (Some(file), Some(events), _) => {
                 put(file, "1")?;
-                self.wait(
-                    "freeze",
-                    file,
-                    || fs::read(events).is_ok_and(|raw| parse::keyed(&raw, "frozen") == Some(1)),
-                    PATIENCE,
-                )
+                self.wait("freeze", file, || fs::read(events).is_ok_and(|raw| parse::keyed(&raw, "frozen") == Some(1)), PATIENCE)
             }
             (_, _, Some(state)) => {
                 put(state, "FROZEN")?;
-                self.wait(
-                    "freeze",
-                    state,
-                    || fs::read(state).is_ok_and(|raw| raw.trim_ascii() == b"FROZEN"),
-                    PATIENCE,
-                )
+                self.wait("freeze", state, || fs::read(state).is_ok_and(|raw| raw.trim_ascii() == b"FROZEN"), PATIENCE)
             }
             _ => Err(unsupported("freeze by", "cgroup.freeze")),
         }
@@ -261,17 +219,8 @@ impl Cgroup {
     ///
     /// [`Error::Busy`] after `timeout`, with the processes that are left.
     pub fn wait_empty(&self, timeout: Duration) -> Result<(), Error> {
-        let path = self
-            .tops()
-            .first()
-            .map(|dir| dir.to_path_buf())
-            .unwrap_or_default();
-        self.wait(
-            "wait for the end of",
-            &path,
-            || self.procs().is_empty(),
-            timeout,
-        )
+        let path = self.tops().first().map(|dir| dir.to_path_buf()).unwrap_or_default();
+        self.wait("wait for the end of", &path, || self.procs().is_empty(), timeout)
     }
 
     /// What was consumed until now.
@@ -288,11 +237,7 @@ impl Cgroup {
 
     /// The contents of [`Plan::read_at_end`], without the files that this kernel hasn't got.
     pub fn raw(&self) -> Vec<(Stat, Vec<u8>)> {
-        self.plan
-            .read_at_end
-            .iter()
-            .filter_map(|(stat, path)| Some((*stat, fs::read(path).ok()?)))
-            .collect()
+        self.plan.read_at_end.iter().filter_map(|(stat, path)| Some((*stat, fs::read(path).ok()?))).collect()
     }
 
     /// Removes its directories with all below, waiting up to two seconds for processes that are just ending. It kills
@@ -306,20 +251,10 @@ impl Cgroup {
         let deadline = Instant::now() + PATIENCE;
         let mut first = Ok(());
         for dir in &self.plan.remove {
-            let removed =
-                remove_below(dir, deadline).map_err(|source| match Errno::from_io_error(&source) {
-                    Some(Errno::BUSY) => Error::Busy {
-                        action: "remove",
-                        path: dir.clone(),
-                        after: PATIENCE,
-                        pids: procs_below(dir),
-                    },
-                    _ => Error::Io {
-                        action: "remove",
-                        path: dir.clone(),
-                        source,
-                    },
-                });
+            let removed = remove_below(dir, deadline).map_err(|source| match Errno::from_io_error(&source) {
+                Some(Errno::BUSY) => Error::Busy { action: "remove", path: dir.clone(), after: PATIENCE, pids: procs_below(dir) },
+                _ => Error::Io { action: "remove", path: dir.clone(), source },
+            });
             first = first.and(removed);
         }
         first
@@ -334,23 +269,12 @@ impl Cgroup {
         }
     }
 
-    fn wait(
-        &self,
-        action: &'static str,
-        path: &Path,
-        done: impl Fn() -> bool,
-        patience: Duration,
-    ) -> Result<(), Error> {
+    fn wait(&self, action: &'static str, path: &Path, done: impl Fn() -> bool, patience: Duration) -> Result<(), Error> {
         let start = Instant::now();
         let mut pause = Duration::from_micros(100);
         while !done() {
             if start.elapsed() > patience {
-                return Err(Error::Busy {
-                    action,
-                    path: path.to_owned(),
-                    after: patience,
-                    pids: self.procs(),
-                });
+                return Err(Error::Busy { action, path: path.to_owned(), after: patience, pids: self.procs() });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
@@ -362,17 +286,8 @@ impl Cgroup {
 fn perform(step: &Step) -> io::Result<()> {
     match step {
         Step::MakeDir(path) => fs::create_dir(path),
-        Step::Write {
-            path,
-            value,
-            if_missing,
-            ..
-        } => match write(path, value) {
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && *if_missing == IfMissing::Skip =>
-            {
-                Ok(())
-            }
+        Step::Write { path, value, if_missing, .. } => match write(path, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && *if_missing == IfMissing::Skip => Ok(()),
             result => result,
         },
     }
@@ -386,40 +301,23 @@ pub(crate) fn write(path: &Path, value: &str) -> io::Result<()> {
 }
 
 fn put(path: &Path, value: &str) -> Result<(), Error> {
-    write(path, value).map_err(|source| Error::Io {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    })
+    write(path, value).map_err(|source| Error::Io { action: "write", path: path.to_owned(), source })
 }
 
 fn unsupported(action: &'static str, file: &str) -> Error {
-    let source = io::Error::new(
-        io::ErrorKind::Unsupported,
-        "it has no cgroup2 tree and no v1 freezer of its own",
-    );
-    Error::Io {
-        action,
-        path: file.into(),
-        source,
-    }
+    let source = io::Error::new(io::ErrorKind::Unsupported, "it has no cgroup2 tree and no v1 freezer of its own");
+    Error::Io { action, path: file.into(), source }
 }
 
 fn children(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
+    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 fn procs_below(dir: &Path) -> Vec<u32> {
-    let mut pids = fs::read(dir.join("cgroup.procs"))
-        .map(|raw| parse::pids(&raw))
-        .unwrap_or_default();
+    let mut pids = fs::read(dir.join("cgroup.procs")).map(|raw| parse::pids(&raw)).unwrap_or_default();
     pids.extend(children(dir).iter().flat_map(|child| procs_below(child)));
     pids
 }
@@ -440,10 +338,7 @@ fn remove_below(dir: &Path, deadline: Instant) -> io::Result<()> {
                 match fs::remove_dir(dir) {
                     Ok(()) => return Ok(()),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                    Err(error)
-                        if Errno::from_io_error(&error) != Some(Errno::BUSY)
-                            || Instant::now() > deadline =>
-                    {
+                    Err(error) if Errno::from_io_error(&error) != Some(Errno::BUSY) || Instant::now() > deadline => {
                         return Err(error);
                     }
                     Err(_) => {}
@@ -469,31 +364,13 @@ mod tests {
         fs::write(root.join("cgroup.procs"), "").unwrap();
         fs::write(root.join("cgroup.controllers"), "pids").unwrap();
         fs::write(root.join("cgroup.subtree_control"), "pids").unwrap();
-        let hierarchies = Hierarchies::detect_from(
-            &format!("1 0 0:1 / {} rw - cgroup2 cgroup2 rw\n", root.display()),
-            "0::/\n",
-        );
+        let hierarchies = Hierarchies::detect_from(&format!("1 0 0:1 / {} rw - cgroup2 cgroup2 rw\n", root.display()), "0::/\n");
         let placement = Placement::decide(&hierarchies, &Owner::current(), &Limits::new().pids(8));
         // No kernel puts pids.max into the new directory.
         let error = Cgroup::create(placement.plan("x").unwrap()).unwrap_err();
-        let Error::Step {
-            step: Step::Write { what, .. },
-            left,
-            ..
-        } = &error
-        else {
-            panic!("{error}")
-        };
-        assert_eq!(
-            (*what, left.len()),
-            (crate::Purpose::Limit(Control::Pids), 0)
-        );
+        let Error::Step { step: Step::Write { what, .. }, left, .. } = &error else { panic!("{error}") };
+        assert_eq!((*what, left.len()), (crate::Purpose::Limit(Control::Pids), 0));
         assert!(!root.join("coracle-x").exists());
-        assert!(
-            error
-                .to_string()
-                .ends_with("coracle-x/pids.max (limit pids): ENOENT (No such file or directory)"),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with("coracle-x/pids.max (limit pids): ENOENT (No such file or directory)"), "{error}");
     }
 }

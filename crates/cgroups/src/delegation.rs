@@ -45,10 +45,7 @@ impl Owner {
     /// assert_eq!(owner.given.unwrap(), std::path::Path::new("/ci/job-7"));
     /// ```
     pub fn current() -> Owner {
-        Owner {
-            uid: rustix::process::geteuid().as_raw(),
-            given: None,
-        }
+        Owner { uid: rustix::process::geteuid().as_raw(), given: None }
     }
 
     /// Place below this cgroup, which must exist in each hierarchy that is needed.
@@ -119,18 +116,11 @@ impl Placement {
     /// Writability is asked of the kernel for the calling process, whose effective user `owner.uid` should be.
     pub fn decide(hierarchies: &Hierarchies, owner: &Owner, limits: &Limits) -> Placement {
         let owner = &owner.seen_from(hierarchies);
-        let mut refused = limits.out_of_range(&Online::read());
-        let wanted: Vec<Control> = limits
-            .controls()
-            .into_iter()
-            .filter(|control| refused.iter().all(|refusal| refusal.control != *control))
-            .collect();
+        let mut refused = limits.out_of_range(&Online::read_for(limits));
+        let wanted: Vec<Control> =
+            limits.controls().into_iter().filter(|control| refused.iter().all(|refusal| refusal.control != *control)).collect();
         let mut refuse = |control: Control, reason: Reason| {
-            refused.push(Refusal {
-                control,
-                asked: limits.asked(control).unwrap_or_default(),
-                reason,
-            });
+            refused.push(Refusal { control, asked: limits.asked(control).unwrap_or_default(), reason });
         };
 
         let mut v1: Vec<V1> = Vec::new();
@@ -141,28 +131,16 @@ impl Placement {
                 on_v2.push(control);
                 continue;
             };
-            match v1_base(mount, owner, controller)
-                .and_then(|base| v1_swap(control, limits, &base).map(|()| base))
-            {
+            match v1_base(mount, owner, controller).and_then(|base| v1_swap(control, limits, &base).map(|()| base)) {
                 Ok(base) => match v1.iter_mut().find(|part| part.base == base) {
                     Some(part) => part.controls.push(control),
                     None => {
-                        let read = |file| {
-                            fs::read_to_string(base.join(file))
-                                .unwrap_or_default()
-                                .trim()
-                                .to_owned()
-                        };
+                        let read = |file| fs::read_to_string(base.join(file)).unwrap_or_default().trim().to_owned();
                         let cpuset = match controller {
                             "cpuset" => (read("cpuset.cpus"), read("cpuset.mems")),
                             _ => Default::default(),
                         };
-                        v1.push(V1 {
-                            base,
-                            controllers: mount.controllers.clone(),
-                            controls: vec![control],
-                            cpuset,
-                        });
+                        v1.push(V1 { base, controllers: mount.controllers.clone(), controls: vec![control], cpuset });
                     }
                 },
                 Err(reason) => refuse(control, reason),
@@ -171,9 +149,7 @@ impl Placement {
         // Without a bound on memory, v1 has nothing that a bound on swap could be added to.
         if limits.swap.is_some() {
             for part in &mut v1 {
-                if part.controls.contains(&Control::Swap)
-                    && !part.controls.contains(&Control::Memory)
-                {
+                if part.controls.contains(&Control::Swap) && !part.controls.contains(&Control::Memory) {
                     part.controls.retain(|control| *control != Control::Swap);
                     refuse(Control::Swap, Reason::SwapNeedsMemory);
                 }
@@ -185,20 +161,12 @@ impl Placement {
         match hierarchies.cgroup2.as_ref() {
             None => {
                 for control in on_v2 {
-                    refuse(
-                        control,
-                        Reason::NoController {
-                            controller: control.controller(),
-                        },
-                    );
+                    refuse(control, Reason::NoController { controller: control.controller() });
                 }
-                no_tree = Some(Reason::NoController {
-                    controller: "cgroup2",
-                });
+                no_tree = Some(Reason::NoController { controller: "cgroup2" });
             }
             Some(mount) => {
-                let needed: BTreeSet<&str> =
-                    on_v2.iter().map(|control| control.controller()).collect();
+                let needed: BTreeSet<&str> = on_v2.iter().map(|control| control.controller()).collect();
                 match v2_base(mount, owner, &needed) {
                     Err(reason) => {
                         for control in on_v2 {
@@ -208,12 +176,8 @@ impl Placement {
                     }
                     Ok(base) => {
                         let base = Base::read(mount, base);
-                        let mut part = V2 {
-                            controls: Vec::new(),
-                            enable: BTreeSet::new(),
-                            controllers: base.enabled.clone(),
-                            base: base.dir.clone(),
-                        };
+                        let mut part =
+                            V2 { controls: Vec::new(), enable: BTreeSet::new(), controllers: base.enabled.clone(), base: base.dir.clone() };
                         for control in on_v2 {
                             match base.can(control, hierarchies) {
                                 Ok(()) => {
@@ -234,20 +198,9 @@ impl Placement {
         refused.sort_by_key(|refusal| refusal.control);
         let v1_freezer = match v2 {
             Some(_) => None,
-            None => hierarchies
-                .v1("freezer")
-                .and_then(|mount| v1_base(mount, owner, "freezer").ok()),
+            None => hierarchies.v1("freezer").and_then(|mount| v1_base(mount, owner, "freezer").ok()),
         };
-        Placement {
-            limits: limits.clone(),
-            v2,
-            v1,
-            refused,
-            waived: Vec::new(),
-            no_tree,
-            freezer: None,
-            v1_freezer,
-        }
+        Placement { limits: limits.clone(), v2, v1, refused, waived: Vec::new(), no_tree, freezer: None, v1_freezer }
     }
 
     /// The limits that can't be enforced and were not waived.
@@ -266,10 +219,7 @@ impl Placement {
     /// assert_eq!((plan.enforced.len(), plan.waived.len()), (0, 1));
     /// ```
     pub fn best_effort(mut self, controls: &[Control]) -> Placement {
-        let (waived, refused) = self
-            .refused
-            .into_iter()
-            .partition(|refusal| controls.contains(&refusal.control));
+        let (waived, refused) = self.refused.into_iter().partition(|refusal| controls.contains(&refusal.control));
         self.refused = refused;
         self.waived.extend::<Vec<Refusal>>(waived);
         self
@@ -342,11 +292,7 @@ impl Placement {
         let leaf = dir.join(LEAF);
         match fs::create_dir(&leaf) {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::Io {
-                    action: "make the cgroup",
-                    path: leaf,
-                    source,
-                });
+                return Err(Error::Io { action: "make the cgroup", path: leaf, source });
             }
             _ => {}
         }
@@ -361,27 +307,16 @@ impl Placement {
                 return Err(Error::Foreign { path: dir });
             }
             if start.elapsed() > patience {
-                return Err(Error::Busy {
-                    action: "move the processes of",
-                    path: dir,
-                    after: patience,
-                    pids,
-                });
+                return Err(Error::Busy { action: "move the processes of", path: dir, after: patience, pids });
             }
             for pid in pids {
                 let path = leaf.join("cgroup.procs");
                 match crate::cgroup::write(&path, &pid.to_string()) {
                     Ok(()) => moved += 1,
                     // It ended meanwhile.
-                    Err(error)
-                        if rustix::io::Errno::from_io_error(&error)
-                            == Some(rustix::io::Errno::SRCH) => {}
+                    Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::SRCH) => {}
                     Err(source) => {
-                        return Err(Error::Io {
-                            action: "move a process to",
-                            path,
-                            source,
-                        });
+                        return Err(Error::Io { action: "move a process to", path, source });
                     }
                 }
             }
@@ -400,11 +335,7 @@ struct Base {
 
 impl Base {
     fn read(mount: &Mount, dir: PathBuf) -> Base {
-        let words = |file| {
-            fs::read(dir.join(file))
-                .map(|raw| parse::words(&raw))
-                .unwrap_or_default()
-        };
+        let words = |file| fs::read(dir.join(file)).map(|raw| parse::words(&raw)).unwrap_or_default();
         Base {
             at_root: dir == mount.point && at_hierarchy_root(mount),
             available: words("cgroup.controllers"),
@@ -428,11 +359,7 @@ impl Base {
             }
             let file = path.join("cgroup.subtree_control");
             if access(&file, Access::WRITE_OK).is_err() {
-                return Err(Reason::NotDelegated {
-                    controller,
-                    path,
-                    file,
-                });
+                return Err(Reason::NotDelegated { controller, path, file });
             }
             let processes = procs(&path).len();
             if !self.at_root && processes > 0 {
@@ -442,10 +369,7 @@ impl Base {
         if control == Control::Swap {
             // The root has no memory.swap.max; our own cgroup tells it as well, if it has the controller.
             let own = hierarchies.cgroup2.as_ref().and_then(Mount::own_dir);
-            let witness = [Some(self.dir.clone()), own]
-                .into_iter()
-                .flatten()
-                .find(|dir| dir.join("memory.max").exists());
+            let witness = [Some(self.dir.clone()), own].into_iter().flatten().find(|dir| dir.join("memory.max").exists());
             if witness.is_some_and(|dir| !dir.join("memory.swap.max").exists()) {
                 return Err(Reason::NoSwapAccounting);
             }
@@ -463,18 +387,14 @@ fn v2_base(mount: &Mount, owner: &Owner, needed: &BTreeSet<&str>) -> Result<Path
     if owner.uid == 0 && at_hierarchy_root(mount) && usable_v2(mount, &mount.point).is_ok() {
         return Ok(mount.point.clone());
     }
-    let mut own = mount.own_dir().ok_or_else(|| Reason::Hidden {
-        path: mount.point.clone(),
-    })?;
+    let mut own = mount.own_dir().ok_or_else(|| Reason::Hidden { path: mount.point.clone() })?;
     if own.file_name().is_some_and(|name| name == LEAF) && own != mount.point {
         own.pop();
     }
     usable_v2(mount, &own)?;
     let serves = |dir: &Path| {
         let base = Base::read(mount, dir.to_owned());
-        let missing = needed
-            .iter()
-            .any(|&controller| !base.enabled.contains(controller));
+        let missing = needed.iter().any(|&controller| !base.enabled.contains(controller));
         !missing || procs(dir).is_empty()
     };
     if serves(&own) {
@@ -483,10 +403,7 @@ fn v2_base(mount: &Mount, owner: &Owner, needed: &BTreeSet<&str>) -> Result<Path
     // Our processes are in the way. A cgroup above may be ours as well, without processes: systemd's DelegateSubgroup=,
     // or an entry point that moved itself into a leaf, as docker:dind does. What root sees in a container is all its own;
     // for a user systemd marks what it delegated, while everything under user@.service merely belongs to the user.
-    let above = own
-        .ancestors()
-        .skip(1)
-        .take_while(|dir| dir.starts_with(&mount.point));
+    let above = own.ancestors().skip(1).take_while(|dir| dir.starts_with(&mount.point));
     for dir in above.take_while(|dir| usable_v2(mount, dir).is_ok()) {
         if (owner.uid == 0 || marked_delegated(dir)) && serves(dir) {
             return Ok(dir.to_owned());
@@ -504,27 +421,13 @@ fn usable_v2(mount: &Mount, dir: &Path) -> Result<(), Reason> {
 
 fn usable(mount: &Mount, path: &Path, file: &Path) -> Result<(), Reason> {
     if !mount.writable {
-        return Err(Reason::ReadOnly {
-            path: mount.point.clone(),
-        });
+        return Err(Reason::ReadOnly { path: mount.point.clone() });
     }
-    let mode = if path == file {
-        Access::WRITE_OK | Access::EXEC_OK
-    } else {
-        Access::WRITE_OK
-    };
+    let mode = if path == file { Access::WRITE_OK | Access::EXEC_OK } else { Access::WRITE_OK };
     access(file, mode).map_err(|errno| match errno {
-        rustix::io::Errno::ROFS => Reason::ReadOnly {
-            path: mount.point.clone(),
-        },
-        rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Reason::NoSuchCgroup {
-            path: path.to_owned(),
-        },
-        _ => Reason::NotDelegated {
-            controller: "",
-            path: path.to_owned(),
-            file: file.to_owned(),
-        },
+        rustix::io::Errno::ROFS => Reason::ReadOnly { path: mount.point.clone() },
+        rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Reason::NoSuchCgroup { path: path.to_owned() },
+        _ => Reason::NotDelegated { controller: "", path: path.to_owned(), file: file.to_owned() },
     })
 }
 
@@ -532,23 +435,12 @@ fn usable(mount: &Mount, path: &Path, file: &Path) -> Result<(), Reason> {
 fn v1_base(mount: &Mount, owner: &Owner, controller: &'static str) -> Result<PathBuf, Reason> {
     let dir = match &owner.given {
         Some(given) => given_dir(mount, given)?,
-        None if owner.uid == 0
-            && at_hierarchy_root(mount)
-            && usable(mount, &mount.point, &mount.point).is_ok() =>
-        {
-            mount.point.clone()
-        }
-        None => mount.own_dir().ok_or_else(|| Reason::Hidden {
-            path: mount.point.clone(),
-        })?,
+        None if owner.uid == 0 && at_hierarchy_root(mount) && usable(mount, &mount.point, &mount.point).is_ok() => mount.point.clone(),
+        None => mount.own_dir().ok_or_else(|| Reason::Hidden { path: mount.point.clone() })?,
     };
     match usable(mount, &dir, &dir) {
         Ok(()) => Ok(dir),
-        Err(Reason::NotDelegated { path, file, .. }) => Err(Reason::NotDelegated {
-            controller,
-            path,
-            file,
-        }),
+        Err(Reason::NotDelegated { path, file, .. }) => Err(Reason::NotDelegated { controller, path, file }),
         Err(reason) => Err(reason),
     }
 }
@@ -556,38 +448,23 @@ fn v1_base(mount: &Mount, owner: &Owner, controller: &'static str) -> Result<Pat
 fn v1_swap(control: Control, limits: &Limits, base: &Path) -> Result<(), Reason> {
     match control {
         Control::Swap if limits.memory.is_none() => Err(Reason::SwapNeedsMemory),
-        Control::Swap if !base.join("memory.memsw.limit_in_bytes").exists() => {
-            Err(Reason::NoSwapAccounting)
-        }
+        Control::Swap if !base.join("memory.memsw.limit_in_bytes").exists() => Err(Reason::NoSwapAccounting),
         _ => Ok(()),
     }
 }
 
 fn reason_for(reason: &Reason, control: Control) -> Reason {
     match reason.clone() {
-        Reason::NotDelegated { path, file, .. } => Reason::NotDelegated {
-            controller: control.controller(),
-            path,
-            file,
-        },
+        Reason::NotDelegated { path, file, .. } => Reason::NotDelegated { controller: control.controller(), path, file },
         reason => reason,
     }
 }
 
 /// The directory of a path that a person gave, with the mount point already taken off; it must be there.
 fn given_dir(mount: &Mount, given: &Path) -> Result<PathBuf, Reason> {
-    let below: PathBuf = given
-        .components()
-        .filter(|part| !matches!(part, Component::RootDir | Component::CurDir))
-        .collect();
-    let stays = below
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    let dir = if below.as_os_str().is_empty() {
-        mount.point.clone()
-    } else {
-        mount.point.join(below)
-    };
+    let below: PathBuf = given.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)).collect();
+    let stays = below.components().all(|part| matches!(part, Component::Normal(_)));
+    let dir = if below.as_os_str().is_empty() { mount.point.clone() } else { mount.point.join(below) };
     match stays && dir.join("cgroup.procs").exists() {
         true => Ok(dir),
         false => Err(Reason::NoSuchCgroup { path: dir }),
@@ -608,8 +485,7 @@ fn at_hierarchy_root(mount: &Mount) -> bool {
 /// systemd's mark on what it delegated: the xattr `user.delegate` (since v251).
 fn marked_delegated(dir: &Path) -> bool {
     let mut value = [0; 8];
-    rustix::fs::getxattr(dir, "user.delegate", &mut value[..])
-        .is_ok_and(|length| &value[..length] == b"1")
+    rustix::fs::getxattr(dir, "user.delegate", &mut value[..]).is_ok_and(|length| &value[..length] == b"1")
 }
 
 fn access(path: &Path, mode: Access) -> rustix::io::Result<()> {
@@ -617,9 +493,7 @@ fn access(path: &Path, mode: Access) -> rustix::io::Result<()> {
 }
 
 fn procs(dir: &Path) -> Vec<u32> {
-    fs::read(dir.join("cgroup.procs"))
-        .map(|raw| parse::pids(&raw))
-        .unwrap_or_default()
+    fs::read(dir.join("cgroup.procs")).map(|raw| parse::pids(&raw)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -637,11 +511,7 @@ mod tests {
 
     impl Fake {
         fn new() -> Fake {
-            Fake {
-                dir: tempfile::tempdir().unwrap(),
-                mountinfo: String::new(),
-                cgroup: String::new(),
-            }
+            Fake { dir: tempfile::tempdir().unwrap(), mountinfo: String::new(), cgroup: String::new() }
         }
 
         fn root(&self) -> &Path {
@@ -658,23 +528,13 @@ mod tests {
         /// A cgroup2 mount at `point`; `own` is the cgroup of this process.
         fn cgroup2(mut self, point: &str, own: &str, options: &str) -> Fake {
             let at = self.root().join(point);
-            self.mountinfo += &format!(
-                "1 0 0:1 / {} {options} - cgroup2 cgroup2 rw\n",
-                at.display()
-            );
+            self.mountinfo += &format!("1 0 0:1 / {} {options} - cgroup2 cgroup2 rw\n", at.display());
             self.cgroup += &format!("0::{own}\n");
             self
         }
 
         /// A cgroup of the cgroup2 mount. `kind` is None at the root of the hierarchy.
-        fn group(
-            &self,
-            path: &str,
-            controllers: &str,
-            enabled: &str,
-            procs: &str,
-            kind: Option<&str>,
-        ) -> &Fake {
+        fn group(&self, path: &str, controllers: &str, enabled: &str, procs: &str, kind: Option<&str>) -> &Fake {
             self.file(&format!("{path}/cgroup.controllers"), controllers);
             self.file(&format!("{path}/cgroup.subtree_control"), enabled);
             self.file(&format!("{path}/cgroup.procs"), procs);
@@ -687,10 +547,7 @@ mod tests {
         /// A v1 mount whose mount point shows `root`.
         fn v1(mut self, controllers: &str, root: &str, own: &str, real_root: bool) -> Fake {
             let at = self.root().join(controllers);
-            self.mountinfo += &format!(
-                "1 0 0:1 {root} {} rw - cgroup cgroup rw,{controllers}\n",
-                at.display()
-            );
+            self.mountinfo += &format!("1 0 0:1 {root} {} rw - cgroup cgroup rw,{controllers}\n", at.display());
             self.cgroup += &format!("5:{controllers}:{own}\n");
             self.file(&format!("{controllers}/cgroup.procs"), "");
             if real_root {
@@ -709,29 +566,11 @@ mod tests {
 
         /// The steps as lines, with paths from the fake root.
         fn steps(&self, plan: &Plan) -> Vec<String> {
-            let short = |path: &Path| {
-                path.strip_prefix(self.root())
-                    .unwrap()
-                    .display()
-                    .to_string()
-            };
+            let short = |path: &Path| path.strip_prefix(self.root()).unwrap().display().to_string();
             let line = |step: &Step| match step {
                 Step::MakeDir(path) => format!("mkdir {}", short(path)),
-                Step::Write {
-                    path,
-                    value,
-                    if_missing,
-                    ..
-                } => {
-                    format!(
-                        "{} = {value}{}",
-                        short(path),
-                        if *if_missing == IfMissing::Skip {
-                            " ?"
-                        } else {
-                            ""
-                        }
-                    )
+                Step::Write { path, value, if_missing, .. } => {
+                    format!("{} = {value}{}", short(path), if *if_missing == IfMissing::Skip { " ?" } else { "" })
                 }
             };
             plan.steps.iter().map(line).collect()
@@ -743,23 +582,13 @@ mod tests {
     }
 
     fn reasons(placement: &Placement) -> Vec<(Control, Reason)> {
-        placement
-            .refused()
-            .iter()
-            .map(|refusal| (refusal.control, refusal.reason.clone()))
-            .collect()
+        placement.refused().iter().map(|refusal| (refusal.control, refusal.reason.clone())).collect()
     }
 
     #[test]
     fn root_on_a_v2_host_builds_at_the_root_and_enables_only_what_is_missing() {
         let fake = Fake::new().cgroup2("cg", "/user.slice/session-1.scope", "rw");
-        fake.group(
-            "cg",
-            "cpuset cpu io memory pids",
-            "memory pids",
-            "1\n2\n",
-            None,
-        );
+        fake.group("cg", "cpuset cpu io memory pids", "memory pids", "1\n2\n", None);
         let plan = fake.decide(0, &limits()).plan("x").unwrap();
         assert_eq!(
             fake.steps(&plan),
@@ -784,24 +613,11 @@ mod tests {
         assert_eq!(plan.kill, Some(top.join("cgroup.kill")));
         assert_eq!(plan.remove, [top.join("main"), top.clone()]);
         let mechanisms: Vec<&str> = plan.enforced.iter().map(|e| e.mechanism.as_str()).collect();
-        assert_eq!(
-            mechanisms,
-            [
-                "cgroup v2 memory.max",
-                "cgroup v2 cpu.max",
-                "cgroup v2 pids.max"
-            ]
-        );
+        assert_eq!(mechanisms, ["cgroup v2 memory.max", "cgroup v2 cpu.max", "cgroup v2 pids.max"]);
         assert_eq!(plan.enforced[0].path, top.join("memory.max"));
         let exec = plan.exec(3);
         assert_eq!(fake.steps(&exec), ["mkdir cg/coracle-x/exec-3"]);
-        assert_eq!(
-            (exec.into, exec.kill),
-            (
-                Some(top.join("exec-3")),
-                Some(top.join("exec-3/cgroup.kill"))
-            )
-        );
+        assert_eq!((exec.into, exec.kill), (Some(top.join("exec-3")), Some(top.join("exec-3/cgroup.kill"))));
         assert_eq!(exec.remove, [top.join("exec-3")]);
     }
 
@@ -810,16 +626,9 @@ mod tests {
         let fake = Fake::new().cgroup2("cg", "/", "rw");
         fake.group("cg", "cpu memory pids", "memory", "1\n", None);
         let plan = fake.decide(0, &Limits::new()).plan("x").unwrap();
-        assert_eq!(
-            fake.steps(&plan),
-            ["mkdir cg/coracle-x", "mkdir cg/coracle-x/main"]
-        );
+        assert_eq!(fake.steps(&plan), ["mkdir cg/coracle-x", "mkdir cg/coracle-x/main"]);
         let stats: Vec<Stat> = plan.read_at_end.iter().map(|(stat, _)| *stat).collect();
-        assert_eq!(
-            stats,
-            [Stat::CpuStat, Stat::MemoryPeak, Stat::MemoryEvents],
-            "accounting that is there is read"
-        );
+        assert_eq!(stats, [Stat::CpuStat, Stat::MemoryPeak, Stat::MemoryEvents], "accounting that is there is read");
     }
 
     #[test]
@@ -832,11 +641,7 @@ mod tests {
             .cgroup2("unified", "/", "rw");
         fake.group("unified", "hugetlb", "", "1\n", None);
         fake.file("memory/memory.memsw.limit_in_bytes", "0");
-        let plan = fake
-            .decide(0, &Limits::new().memory(64 << 20).pids(8))
-            .freezer()
-            .plan("x")
-            .unwrap();
+        let plan = fake.decide(0, &Limits::new().memory(64 << 20).pids(8)).freezer().plan("x").unwrap();
         assert_eq!(
             fake.steps(&plan),
             [
@@ -849,86 +654,36 @@ mod tests {
                 "pids/coracle-x/pids.max = 8",
             ]
         );
-        assert_eq!(
-            plan.join,
-            [
-                fake.root().join("memory/coracle-x/cgroup.procs"),
-                fake.root().join("pids/coracle-x/cgroup.procs")
-            ]
-        );
-        let plan = fake
-            .decide(0, &Limits::new().cpus(1.0).cpu_weight(100))
-            .plan("x")
-            .unwrap();
+        assert_eq!(plan.join, [fake.root().join("memory/coracle-x/cgroup.procs"), fake.root().join("pids/coracle-x/cgroup.procs")]);
+        let plan = fake.decide(0, &Limits::new().cpus(1.0).cpu_weight(100)).plan("x").unwrap();
         assert_eq!(
             fake.steps(&plan)[2..],
-            [
-                "mkdir cpu,cpuacct/coracle-x",
-                "cpu,cpuacct/coracle-x/cpu.cfs_quota_us = 100000",
-                "cpu,cpuacct/coracle-x/cpu.shares = 1024"
-            ]
+            ["mkdir cpu,cpuacct/coracle-x", "cpu,cpuacct/coracle-x/cpu.cfs_quota_us = 100000", "cpu,cpuacct/coracle-x/cpu.shares = 1024"]
         );
-        let plan = fake
-            .decide(0, &Limits::new().memory(64 << 20).swap(0))
-            .plan("x")
-            .unwrap();
-        assert_eq!(
-            fake.steps(&plan)[4],
-            "memory/coracle-x/memory.memsw.limit_in_bytes = 67108864"
-        );
+        let plan = fake.decide(0, &Limits::new().memory(64 << 20).swap(0)).plan("x").unwrap();
+        assert_eq!(fake.steps(&plan)[4], "memory/coracle-x/memory.memsw.limit_in_bytes = 67108864");
     }
 
     #[test]
     fn pure_v1_can_have_the_freezer_and_reads_times_where_cpuacct_is_joined() {
-        let fake = Fake::new()
-            .v1("cpu,cpuacct", "/", "/", true)
-            .v1("freezer", "/", "/", true);
+        let fake = Fake::new().v1("cpu,cpuacct", "/", "/", true).v1("freezer", "/", "/", true);
         let placement = fake.decide(0, &Limits::new().cpus(1.0));
-        assert!(matches!(
-            placement.no_tree(),
-            Some(Reason::NoController {
-                controller: "cgroup2"
-            })
-        ));
+        assert!(matches!(placement.no_tree(), Some(Reason::NoController { controller: "cgroup2" })));
         let plan = placement.clone().plan("x").unwrap();
-        assert_eq!(
-            (plan.into, plan.kill, plan.freezer, plan.join.len()),
-            (None, None, None, 1)
-        );
-        assert!(
-            plan.read_at_end
-                .iter()
-                .any(|(stat, _)| *stat == Stat::V1CpuacctUsageUser)
-        );
+        assert_eq!((plan.into, plan.kill, plan.freezer, plan.join.len()), (None, None, None, 1));
+        assert!(plan.read_at_end.iter().any(|(stat, _)| *stat == Stat::V1CpuacctUsageUser));
         let plan = placement.freezer().plan("x").unwrap();
-        assert_eq!(
-            plan.freezer,
-            Some(fake.root().join("freezer/coracle-x/freezer.state"))
-        );
+        assert_eq!(plan.freezer, Some(fake.root().join("freezer/coracle-x/freezer.state")));
         assert_eq!(plan.join.len(), 2);
-        assert!(
-            plan.exec(1).remove.is_empty(),
-            "a v1 directory belongs to the container"
-        );
+        assert!(plan.exec(1).remove.is_empty(), "a v1 directory belongs to the container");
     }
 
     #[test]
     fn a_v1_cpuset_gets_both_of_its_files() {
         let fake = Fake::new().v1("cpuset", "/", "/", true);
-        fake.file("cpuset/cpuset.cpus", "0-1\n")
-            .file("cpuset/cpuset.mems", "0\n");
-        let plan = fake
-            .decide(0, &Limits::new().cpuset_cpus("0"))
-            .plan("x")
-            .unwrap();
-        assert_eq!(
-            fake.steps(&plan),
-            [
-                "mkdir cpuset/coracle-x",
-                "cpuset/coracle-x/cpuset.cpus = 0",
-                "cpuset/coracle-x/cpuset.mems = 0"
-            ]
-        );
+        fake.file("cpuset/cpuset.cpus", "0-1\n").file("cpuset/cpuset.mems", "0\n");
+        let plan = fake.decide(0, &Limits::new().cpuset_cpus("0")).plan("x").unwrap();
+        assert_eq!(fake.steps(&plan), ["mkdir cpuset/coracle-x", "cpuset/coracle-x/cpuset.cpus = 0", "cpuset/coracle-x/cpuset.mems = 0"]);
     }
 
     #[test]
@@ -945,74 +700,41 @@ mod tests {
         let fake = Fake::new().cgroup2("cg", "/", "rw");
         fake.group("cg", "cpu memory pids", "", "1\n7\n", Some("domain\n"));
         let placement = fake.decide(0, &limits());
-        let expected = Reason::ProcessesInTheWay {
-            path: fake.root().join("cg"),
-            processes: 2,
-        };
-        assert_eq!(
-            reasons(&placement),
-            [Control::Memory, Control::Cpu, Control::Pids].map(|c| (c, expected.clone()))
-        );
+        let expected = Reason::ProcessesInTheWay { path: fake.root().join("cg"), processes: 2 };
+        assert_eq!(reasons(&placement), [Control::Memory, Control::Cpu, Control::Pids].map(|c| (c, expected.clone())));
         let error = placement.plan("x").unwrap_err();
         assert!(error.remedy().unwrap().contains("Placement::make_room"));
-        assert!(
-            placement.tree().is_some(),
-            "a tree without controllers still kills and freezes"
-        );
+        assert!(placement.tree().is_some(), "a tree without controllers still kills and freezes");
 
         // What make_room leaves behind: no processes there, ours in the leaf.
         let fake = Fake::new().cgroup2("cg", "/owner.coracle", "rw");
         fake.group("cg", "cpu memory pids", "", "", Some("domain\n"));
         fake.group("cg/owner.coracle", "", "", "1\n7\n", Some("domain\n"));
         let plan = fake.decide(0, &limits()).plan("x").unwrap();
-        assert_eq!(
-            fake.steps(&plan)[..2],
-            [
-                "cg/cgroup.subtree_control = +cpu +memory +pids",
-                "mkdir cg/coracle-x"
-            ]
-        );
+        assert_eq!(fake.steps(&plan)[..2], ["cg/cgroup.subtree_control = +cpu +memory +pids", "mkdir cg/coracle-x"]);
     }
 
     #[test]
     fn root_in_a_container_steps_up_to_a_cgroup_that_its_entry_point_emptied() {
         let fake = Fake::new().cgroup2("cg", "/init", "rw");
-        fake.group(
-            "cg",
-            "cpu memory pids",
-            "cpu memory pids",
-            "",
-            Some("domain\n"),
-        );
+        fake.group("cg", "cpu memory pids", "cpu memory pids", "", Some("domain\n"));
         fake.group("cg/init", "cpu memory pids", "", "1\n7\n", Some("domain\n"));
         let plan = fake.decide(0, &limits()).plan("x").unwrap();
         assert_eq!(fake.steps(&plan)[0], "mkdir cg/coracle-x");
         // A user may only where systemd marked the cgroup as delegated.
         let placement = fake.decide(1000, &limits());
-        assert!(matches!(
-            reasons(&placement)[0].1,
-            Reason::ProcessesInTheWay { .. }
-        ));
+        assert!(matches!(reasons(&placement)[0].1, Reason::ProcessesInTheWay { .. }));
     }
 
     #[test]
     fn a_user_in_a_delegated_cgroup_builds_below_it() {
         let fake = Fake::new().cgroup2("cg", "/user.slice/run-7.scope", "rw");
         fake.group("cg", "cpu memory pids", "cpu memory pids", "", None);
-        fake.group(
-            "cg/user.slice/run-7.scope",
-            "cpu memory pids",
-            "",
-            "",
-            Some("domain\n"),
-        );
+        fake.group("cg/user.slice/run-7.scope", "cpu memory pids", "", "", Some("domain\n"));
         let plan = fake.decide(1000, &Limits::new().pids(8)).plan("x").unwrap();
         assert_eq!(
             fake.steps(&plan)[..2],
-            [
-                "cg/user.slice/run-7.scope/cgroup.subtree_control = +pids",
-                "mkdir cg/user.slice/run-7.scope/coracle-x"
-            ]
+            ["cg/user.slice/run-7.scope/cgroup.subtree_control = +pids", "mkdir cg/user.slice/run-7.scope/coracle-x"]
         );
     }
 
@@ -1025,33 +747,17 @@ mod tests {
         assert_eq!(
             reasons(&placement),
             [
-                (
-                    Control::Cpu,
-                    Reason::ControllerWithheld {
-                        controller: "cpu",
-                        path
-                    }
-                ),
-                (
-                    Control::Pids,
-                    Reason::OutOfRange {
-                        accepted: "from 1 to 4194304".into()
-                    }
-                ),
+                (Control::Cpu, Reason::ControllerWithheld { controller: "cpu", path }),
+                (Control::Pids, Reason::OutOfRange { accepted: "from 1 to 4194304".into() }),
             ]
         );
         assert!(matches!(placement.plan("x"), Err(Error::Refused(all)) if all.len() == 2));
         let placement = placement.best_effort(&[Control::Cpu]);
         assert!(matches!(placement.plan("x"), Err(Error::Refused(all)) if all.len() == 1));
         let plan = placement.best_effort(&[Control::Pids]).plan("x").unwrap();
-        assert_eq!(
-            plan.enforced.iter().map(|e| e.control).collect::<Vec<_>>(),
-            [Control::Memory]
-        );
+        assert_eq!(plan.enforced.iter().map(|e| e.control).collect::<Vec<_>>(), [Control::Memory]);
         assert_eq!(plan.waived.len(), 2);
-        assert!(!plan.steps.iter().any(
-            |s| matches!(s, Step::Write { what: Purpose::Limit(c), .. } if *c != Control::Memory)
-        ));
+        assert!(!plan.steps.iter().any(|s| matches!(s, Step::Write { what: Purpose::Limit(c), .. } if *c != Control::Memory)));
     }
 
     #[test]
@@ -1061,141 +767,68 @@ mod tests {
         let one = |placement: &Placement| reasons(placement).remove(0).1;
         let pids = Limits::new().pids(8);
         let placement = fake.decide(0, &pids);
-        assert_eq!(
-            one(&placement),
-            Reason::ReadOnly {
-                path: fake.root().join("cg")
-            }
-        );
-        assert_eq!(
-            placement.no_tree(),
-            Some(&Reason::ReadOnly {
-                path: fake.root().join("cg")
-            })
-        );
-        assert!(
-            placement
-                .best_effort(&[Control::Pids])
-                .plan("x")
-                .unwrap()
-                .steps
-                .is_empty()
-        );
+        assert_eq!(one(&placement), Reason::ReadOnly { path: fake.root().join("cg") });
+        assert_eq!(placement.no_tree(), Some(&Reason::ReadOnly { path: fake.root().join("cg") }));
+        assert!(placement.best_effort(&[Control::Pids]).plan("x").unwrap().steps.is_empty());
 
         let fake = Fake::new().cgroup2("cg", "/../up", "rw");
         fake.group("cg", "pids", "pids", "", Some("domain\n"));
-        assert_eq!(
-            one(&fake.decide(1000, &pids)),
-            Reason::Hidden {
-                path: fake.root().join("cg")
-            }
-        );
+        assert_eq!(one(&fake.decide(1000, &pids)), Reason::Hidden { path: fake.root().join("cg") });
 
         let fake = Fake::new().cgroup2("cg", "/", "rw");
         fake.group("cg", "pids", "pids", "", Some("domain threaded\n"));
-        assert_eq!(
-            one(&fake.decide(0, &pids)),
-            Reason::Threaded {
-                path: fake.root().join("cg")
-            }
-        );
+        assert_eq!(one(&fake.decide(0, &pids)), Reason::Threaded { path: fake.root().join("cg") });
 
         let fake = Fake::new().cgroup2("cg", "/gone", "rw");
         fake.group("cg", "pids", "pids", "", Some("domain\n"));
-        assert_eq!(
-            one(&fake.decide(1000, &pids)),
-            Reason::NoSuchCgroup {
-                path: fake.root().join("cg/gone")
-            }
-        );
+        assert_eq!(one(&fake.decide(1000, &pids)), Reason::NoSuchCgroup { path: fake.root().join("cg/gone") });
 
         let nothing = Fake::new();
-        assert_eq!(
-            one(&nothing.decide(0, &pids)),
-            Reason::NoController { controller: "pids" }
-        );
+        assert_eq!(one(&nothing.decide(0, &pids)), Reason::NoController { controller: "pids" });
     }
 
     #[test]
     fn swap_needs_accounting_and_on_v1_memory() {
         let fake = Fake::new().v1("memory", "/", "/", true);
         let both = Limits::new().memory(64 << 20).swap(0);
-        assert_eq!(
-            reasons(&fake.decide(0, &both)),
-            [(Control::Swap, Reason::NoSwapAccounting)]
-        );
+        assert_eq!(reasons(&fake.decide(0, &both)), [(Control::Swap, Reason::NoSwapAccounting)]);
         fake.file("memory/memory.memsw.limit_in_bytes", "0");
         assert_eq!(reasons(&fake.decide(0, &both)), []);
-        assert_eq!(
-            reasons(&fake.decide(0, &Limits::new().swap(0))),
-            [(Control::Swap, Reason::SwapNeedsMemory)]
-        );
+        assert_eq!(reasons(&fake.decide(0, &Limits::new().swap(0))), [(Control::Swap, Reason::SwapNeedsMemory)]);
         let placement = fake.decide(0, &Limits::new().memory(1).swap(0));
-        assert_eq!(
-            reasons(&placement)[1],
-            (Control::Swap, Reason::SwapNeedsMemory),
-            "the memory limit was refused"
-        );
+        assert_eq!(reasons(&placement)[1], (Control::Swap, Reason::SwapNeedsMemory), "the memory limit was refused");
 
         let fake = Fake::new().cgroup2("cg", "/", "rw");
         fake.group("cg", "memory", "memory", "", Some("domain\n"));
         fake.file("cg/memory.max", "max");
-        assert_eq!(
-            reasons(&fake.decide(0, &both)),
-            [(Control::Swap, Reason::NoSwapAccounting)]
-        );
+        assert_eq!(reasons(&fake.decide(0, &both)), [(Control::Swap, Reason::NoSwapAccounting)]);
         fake.file("cg/memory.swap.max", "max");
         let plan = fake.decide(0, &both).plan("x").unwrap();
-        assert_eq!(
-            fake.steps(&plan)[1..3],
-            [
-                "cg/coracle-x/memory.max = 67108864",
-                "cg/coracle-x/memory.swap.max = 0"
-            ]
-        );
+        assert_eq!(fake.steps(&plan)[1..3], ["cg/coracle-x/memory.max = 67108864", "cg/coracle-x/memory.swap.max = 0"]);
     }
 
     #[test]
     fn a_given_path_is_used_in_each_hierarchy_and_never_left() {
-        let fake = Fake::new()
-            .v1("pids", "/", "/", true)
-            .cgroup2("cg", "/", "rw");
+        let fake = Fake::new().v1("pids", "/", "/", true).cgroup2("cg", "/", "rw");
         fake.group("cg", "memory", "memory", "", None);
         fake.group("cg/ci/job", "memory", "memory", "", Some("domain\n"));
         fake.file("pids/ci/job/cgroup.procs", "");
         let limits = Limits::new().pids(8).memory(64 << 20);
-        let decide = |given: PathBuf| {
-            Placement::decide(
-                &fake.hierarchies(),
-                &Owner {
-                    uid: 0,
-                    given: Some(given),
-                },
-                &limits,
-            )
-        };
+        let decide = |given: PathBuf| Placement::decide(&fake.hierarchies(), &Owner { uid: 0, given: Some(given) }, &limits);
         for given in [PathBuf::from("/ci/job"), "ci/job".into(), "ci/./job".into()] {
             let steps = fake.steps(&decide(given.clone()).plan("x").unwrap());
             assert!(
-                steps.contains(&"mkdir cg/ci/job/coracle-x".into())
-                    && steps.contains(&"mkdir pids/ci/job/coracle-x".into()),
+                steps.contains(&"mkdir cg/ci/job/coracle-x".into()) && steps.contains(&"mkdir pids/ci/job/coracle-x".into()),
                 "{given:?}"
             );
         }
         for given in ["/ci/other", "../cg/ci/job", "/ci/../ci/job"] {
             let placement = decide(given.into());
-            assert!(
-                matches!(reasons(&placement)[0].1, Reason::NoSuchCgroup { .. }),
-                "{given}"
-            );
+            assert!(matches!(reasons(&placement)[0].1, Reason::NoSuchCgroup { .. }), "{given}");
             assert_eq!(placement.tree(), None, "{given}");
         }
         let placement = decide(fake.root().join("cg/ci/job"));
-        assert_eq!(
-            placement.tree(),
-            Some(fake.root().join("cg/ci/job").as_path()),
-            "as a directory of the mount"
-        );
+        assert_eq!(placement.tree(), Some(fake.root().join("cg/ci/job").as_path()), "as a directory of the mount");
         assert_eq!(placement.refused(), []);
     }
 }

@@ -66,10 +66,14 @@ impl Error {
                 remedies.dedup();
                 (!remedies.is_empty()).then(|| remedies.join("; "))
             }
-            Error::Name { .. } => Some("use 1 to 200 of the characters a-z, A-Z, 0-9, '_', '.' and '-', and begin with a letter or digit".into()),
+            Error::Name { .. } => {
+                Some("use 1 to 200 of the characters a-z, A-Z, 0-9, '_', '.' and '-', and begin with a letter or digit".into())
+            }
             Error::Memory(error) => error.remedy(),
             Error::Step { step, source, .. } => step_remedy(step, source),
-            Error::Busy { .. } => Some("kill the cgroup first; a process in uninterruptible sleep (state D in ps) holds it until its I/O ends".into()),
+            Error::Busy { .. } => {
+                Some("kill the cgroup first; a process in uninterruptible sleep (state D in ps) holds it until its I/O ends".into())
+            }
             Error::Foreign { .. } => Some("move them from the outermost pid namespace, or run in a cgroup of your own".into()),
             Error::Io { .. } => None,
         }
@@ -79,7 +83,9 @@ impl Error {
 fn step_remedy(step: &Step, source: &io::Error) -> Option<String> {
     let errno = rustix::io::Errno::from_io_error(source)?;
     Some(match (step, errno) {
-        (Step::MakeDir(_), rustix::io::Errno::EXIST) => "another container has this id; choose another, or remove what a crash left behind".into(),
+        (Step::MakeDir(_), rustix::io::Errno::EXIST) => {
+            "another container has this id; choose another, or remove what a crash left behind".into()
+        }
         (Step::MakeDir(_), rustix::io::Errno::AGAIN) => {
             "cgroup.max.descendants or cgroup.max.depth of a cgroup above is reached; raise it, or remove cgroups".into()
         }
@@ -98,7 +104,8 @@ fn step_remedy(step: &Step, source: &io::Error) -> Option<String> {
 }
 
 /// What helps where processes of ours block controllers.
-const MAKE_ROOM: &str = "call Placement::make_room, which moves this cgroup's processes into a leaf of it, or start the program in a cgroup below";
+const MAKE_ROOM: &str =
+    "call Placement::make_room, which moves this cgroup's processes into a leaf of it, or start the program in a cgroup below";
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,32 +123,15 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
-            Error::Io {
-                action,
-                path,
-                source,
-            } => write!(f, "{action} {}: {}", path.display(), errno(source)),
-            Error::Busy {
-                action,
-                path,
-                after,
-                pids,
-            } => {
-                write!(
-                    f,
-                    "{action} {}: still not done after {after:?}",
-                    path.display()
-                )?;
+            Error::Io { action, path, source } => write!(f, "{action} {}: {}", path.display(), errno(source)),
+            Error::Busy { action, path, after, pids } => {
+                write!(f, "{action} {}: still not done after {after:?}", path.display())?;
                 match pids.as_slice() {
                     [] => Ok(()),
                     pids => write!(f, ", processes {pids:?} are in it"),
                 }
             }
-            Error::Foreign { path } => write!(
-                f,
-                "move the processes of {}: some belong to another pid namespace",
-                path.display()
-            ),
+            Error::Foreign { path } => write!(f, "move the processes of {}: some belong to another pid namespace", path.display()),
         }
     }
 }
@@ -259,7 +249,9 @@ impl Reason {
             Reason::NoController { controller: "memory" } => {
                 "mount the memory controller; some distributions disable it: boot with cgroup_enable=memory".into()
             }
-            Reason::NoController { controller } => format!("mount a cgroup hierarchy with the controller {controller}, or leave the limit out"),
+            Reason::NoController { controller } => {
+                format!("mount a cgroup hierarchy with the controller {controller}, or leave the limit out")
+            }
             Reason::ReadOnly { .. } => {
                 "start the outer container with its cgroups writable: docker run --security-opt writable-cgroups=true (Docker 28), \
                  podman run --security-opt unmask=/sys/fs/cgroup, or --privileged"
@@ -275,7 +267,9 @@ impl Reason {
             Reason::ProcessesInTheWay { .. } => MAKE_ROOM.into(),
             Reason::Threaded { .. } => "give a cgroup whose cgroup.type is \"domain\"".into(),
             Reason::NoSuchCgroup { path } => format!("mkdir {}, or give another path", path.display()),
-            Reason::Hidden { .. } => "give the path of a cgroup that is visible here, or mount the cgroup file system anew in this cgroup namespace".into(),
+            Reason::Hidden { .. } => {
+                "give the path of a cgroup that is visible here, or mount the cgroup file system anew in this cgroup namespace".into()
+            }
             Reason::NoSwapAccounting => "boot the kernel with swapaccount=1, or leave swap out".into(),
             Reason::SwapNeedsMemory => "limit memory too".into(),
         })
@@ -286,17 +280,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::OutOfRange { accepted } => write!(f, "out of range, accepted is {accepted}"),
-            Reason::NoController { controller } => write!(
-                f,
-                "no mounted cgroup hierarchy has the controller {controller}"
-            ),
+            Reason::NoController { controller } => write!(f, "no mounted cgroup hierarchy has the controller {controller}"),
             Reason::ReadOnly { path } => write!(f, "{} is mounted read-only", path.display()),
             Reason::NotDelegated { path, file, .. } if path == file => {
-                write!(
-                    f,
-                    "{} isn't delegated to this user (it may not make cgroups in it)",
-                    path.display()
-                )
+                write!(f, "{} isn't delegated to this user (it may not make cgroups in it)", path.display())
             }
             Reason::NotDelegated { path, file, .. } => write!(
                 f,
@@ -304,32 +291,18 @@ impl fmt::Display for Reason {
                 path.display(),
                 file.file_name().unwrap_or_default().to_string_lossy()
             ),
-            Reason::ControllerWithheld { controller, path } => write!(
-                f,
-                "{} was not given the controller {controller}",
-                path.display()
-            ),
+            Reason::ControllerWithheld { controller, path } => write!(f, "{} was not given the controller {controller}", path.display()),
             Reason::ProcessesInTheWay { path, processes } => write!(
                 f,
                 "{processes} {} in {} itself, and the kernel enables controllers only below a cgroup without processes",
-                if *processes == 1 {
-                    "process is"
-                } else {
-                    "processes are"
-                },
+                if *processes == 1 { "process is" } else { "processes are" },
                 path.display()
             ),
             Reason::Threaded { path } => write!(f, "{} is a threaded cgroup", path.display()),
             Reason::NoSuchCgroup { path } => write!(f, "there is no cgroup {}", path.display()),
-            Reason::Hidden { path } => write!(
-                f,
-                "the cgroup of this process isn't visible below {}",
-                path.display()
-            ),
+            Reason::Hidden { path } => write!(f, "the cgroup of this process isn't visible below {}", path.display()),
             Reason::NoSwapAccounting => f.write_str("this kernel doesn't account swap"),
-            Reason::SwapNeedsMemory => f.write_str(
-                "cgroup v1 bounds only memory and swap together, and memory has no limit",
-            ),
+            Reason::SwapNeedsMemory => f.write_str("cgroup v1 bounds only memory and swap together, and memory has no limit"),
         }
     }
 }
@@ -355,14 +328,7 @@ fn errno(error: &io::Error) -> String {
         Some(Errno::OPNOTSUPP) => "EOPNOTSUPP",
         _ => return error.to_string(),
     };
-    format!(
-        "{name} ({})",
-        error
-            .to_string()
-            .split(" (os error")
-            .next()
-            .unwrap_or_default()
-    )
+    format!("{name} ({})", error.to_string().split(" (os error").next().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -372,25 +338,14 @@ mod tests {
     #[test]
     fn a_refusal_is_a_sentence_and_its_remedy_a_command() {
         let path = PathBuf::from("/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope");
-        let reason = Reason::NotDelegated {
-            controller: "memory",
-            file: path.join("cgroup.procs"),
-            path,
-        };
-        let error = Error::Refused(vec![Refusal {
-            control: Control::Memory,
-            asked: "memory=64m".into(),
-            reason,
-        }]);
+        let reason = Reason::NotDelegated { controller: "memory", file: path.join("cgroup.procs"), path };
+        let error = Error::Refused(vec![Refusal { control: Control::Memory, asked: "memory=64m".into(), reason }]);
         assert_eq!(
             error.to_string(),
             "can't enforce memory=64m: /sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope isn't delegated to this user \
              (it may not write cgroup.procs)"
         );
-        assert_eq!(
-            error.remedy().unwrap(),
-            "systemd-run --user --scope -p Delegate=yes -- cargo test"
-        );
+        assert_eq!(error.remedy().unwrap(), "systemd-run --user --scope -p Delegate=yes -- cargo test");
     }
 
     #[test]
@@ -401,18 +356,11 @@ mod tests {
             what: Purpose::Limit(Control::Cpu),
             if_missing: crate::plan::IfMissing::Fail,
         };
-        let error = Error::Step {
-            step,
-            source: io::Error::from_raw_os_error(22),
-            left: vec![],
-        };
+        let error = Error::Step { step, source: io::Error::from_raw_os_error(22), left: vec![] };
         assert_eq!(
             error.to_string(),
             "write \"50000\" to /sys/fs/cgroup/cpu/coracle-x/cpu.cfs_quota_us (limit cpus): EINVAL (Invalid argument)"
         );
-        assert_eq!(
-            error.remedy().unwrap(),
-            "a cgroup above allows less; ask for fewer cpus"
-        );
+        assert_eq!(error.remedy().unwrap(), "a cgroup above allows less; ask for fewer cpus");
     }
 }

@@ -34,9 +34,7 @@ impl Events {
                     raise(&mut events.oom_kills, parse::keyed(raw, "oom_kill"));
                     raise(&mut events.memory_limit_hits, parse::keyed(raw, "max"));
                 }
-                Stat::V1MemoryOomControl => {
-                    raise(&mut events.oom_kills, parse::keyed(raw, "oom_kill"))
-                }
+                Stat::V1MemoryOomControl => raise(&mut events.oom_kills, parse::keyed(raw, "oom_kill")),
                 Stat::V1MemoryFailcnt => raise(&mut events.memory_limit_hits, parse::number(raw)),
                 Stat::PidsEvents => raise(&mut events.pids_limit_hits, parse::keyed(raw, "max")),
                 _ => {}
@@ -58,44 +56,21 @@ mod tests {
     #[test]
     fn an_oom_kill_is_seen_on_both_versions() {
         for (stat, raw, kills) in [
-            (
-                Stat::MemoryEvents,
-                "low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n",
-                1,
-            ),
-            (
-                Stat::MemoryEvents,
-                "low 0\nhigh 0\nmax 12\noom 1\noom_kill 0\n",
-                0,
-            ),
-            (
-                Stat::V1MemoryOomControl,
-                "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
-                2,
-            ),
-            (
-                Stat::V1MemoryOomControl,
-                "oom_kill_disable 0\nunder_oom 1\n",
-                0,
-            ),
+            (Stat::MemoryEvents, "low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n", 1),
+            (Stat::MemoryEvents, "low 0\nhigh 0\nmax 12\noom 1\noom_kill 0\n", 0),
+            (Stat::V1MemoryOomControl, "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", 2),
+            (Stat::V1MemoryOomControl, "oom_kill_disable 0\nunder_oom 1\n", 0),
             (Stat::PidsEvents, "oom_kill 1\n", 0),
         ] {
             let events = Events::from_raw([(stat, raw.as_bytes())]);
-            assert_eq!(
-                (events.oom_kills, events.oom_killed()),
-                (kills, kills > 0),
-                "{raw:?}"
-            );
+            assert_eq!((events.oom_kills, events.oom_killed()), (kills, kills > 0), "{raw:?}");
         }
     }
 
     #[test]
     fn refused_forks_are_the_larger_count_of_both_levels() {
-        let events = Events::from_raw([
-            (Stat::PidsEvents, b"max 0\n".as_slice()),
-            (Stat::PidsEvents, b"max 7\n"),
-            (Stat::PidsEvents, b"max 3\n"),
-        ]);
+        let events =
+            Events::from_raw([(Stat::PidsEvents, b"max 0\n".as_slice()), (Stat::PidsEvents, b"max 7\n"), (Stat::PidsEvents, b"max 3\n")]);
         assert_eq!(events.pids_limit_hits, 7);
     }
 

@@ -59,11 +59,7 @@ impl Mount {
         if below.components().any(|part| part == Component::ParentDir) {
             return None;
         }
-        Some(if below.as_os_str().is_empty() {
-            self.point.clone()
-        } else {
-            self.point.join(below)
-        })
+        Some(if below.as_os_str().is_empty() { self.point.clone() } else { self.point.join(below) })
     }
 }
 
@@ -96,16 +92,9 @@ impl Hierarchies {
     pub fn detect() -> Result<Hierarchies, Error> {
         let read = |path: &str| match std::fs::read(path) {
             Ok(raw) => Ok(String::from_utf8_lossy(&raw).into_owned()),
-            Err(source) => Err(Error::Io {
-                action: "read",
-                path: path.into(),
-                source,
-            }),
+            Err(source) => Err(Error::Io { action: "read", path: path.into(), source }),
         };
-        Ok(Hierarchies::detect_from(
-            &read("/proc/self/mountinfo")?,
-            &read("/proc/self/cgroup")?,
-        ))
+        Ok(Hierarchies::detect_from(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
     }
 
     /// The same from the texts of `/proc/PID/mountinfo` and `/proc/PID/cgroup`. Lines that it can't read are skipped.
@@ -120,22 +109,15 @@ impl Hierarchies {
             seen.push(found);
         }
         for (kind, mount) in &mut seen {
-            mount.own = proc_cgroup
-                .lines()
-                .find_map(|line| own_line(line, kind, mount));
+            mount.own = proc_cgroup.lines().find_map(|line| own_line(line, kind, mount));
         }
         let mut cgroup2: Option<Mount> = None;
         let mut v1: Vec<Mount> = Vec::new();
         for (kind, mount) in seen {
             match kind {
-                Kind::Cgroup2 if cgroup2.as_ref().is_none_or(|other| better(&mount, other)) => {
-                    cgroup2 = Some(mount)
-                }
+                Kind::Cgroup2 if cgroup2.as_ref().is_none_or(|other| better(&mount, other)) => cgroup2 = Some(mount),
                 Kind::V1 if !mount.controllers.is_empty() => {
-                    match v1
-                        .iter_mut()
-                        .find(|other| !other.controllers.is_disjoint(&mount.controllers))
-                    {
+                    match v1.iter_mut().find(|other| !other.controllers.is_disjoint(&mount.controllers)) {
                         Some(other) if better(&mount, other) => *other = mount,
                         Some(_) => {}
                         None => v1.push(mount),
@@ -150,18 +132,12 @@ impl Hierarchies {
             (false, false) => Version::V1,
             (false, true) => Version::None,
         };
-        Hierarchies {
-            version,
-            cgroup2,
-            v1,
-        }
+        Hierarchies { version, cgroup2, v1 }
     }
 
     /// The v1 hierarchy that has `controller`, such as `memory`.
     pub fn v1(&self, controller: &str) -> Option<&Mount> {
-        self.v1
-            .iter()
-            .find(|mount| mount.controllers.contains(controller))
+        self.v1.iter().find(|mount| mount.controllers.contains(controller))
     }
 }
 
@@ -175,13 +151,7 @@ enum Kind {
 
 /// Whether a second mount of the same hierarchy serves better: shows our own cgroup, is writable, shows more of the tree.
 fn better(mount: &Mount, other: &Mount) -> bool {
-    let rank = |m: &Mount| {
-        (
-            m.own_dir().is_some(),
-            m.writable,
-            std::cmp::Reverse(m.root.components().count()),
-        )
-    };
+    let rank = |m: &Mount| (m.own_dir().is_some(), m.writable, std::cmp::Reverse(m.root.components().count()));
     rank(mount) > rank(other)
 }
 
@@ -200,11 +170,7 @@ fn mount_line(line: &str) -> Option<(Kind, Mount)> {
     };
     let read_write = |options: &str| options.split(',').any(|option| option == "rw");
     let controllers = match kind {
-        Kind::V1 => super_options
-            .split(',')
-            .filter(|word| CONTROLLERS.contains(word))
-            .map(str::to_owned)
-            .collect(),
+        Kind::V1 => super_options.split(',').filter(|word| CONTROLLERS.contains(word)).map(str::to_owned).collect(),
         _ => BTreeSet::new(),
     };
     Some((
@@ -243,9 +209,7 @@ fn own_line(line: &str, kind: &Kind, mount: &Mount) -> Option<PathBuf> {
     let (id, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
     let matches = match kind {
         Kind::Cgroup2 => id == "0" && controllers.is_empty(),
-        Kind::V1 => controllers
-            .split(',')
-            .any(|c| mount.controllers.contains(c)),
+        Kind::V1 => controllers.split(',').any(|c| mount.controllers.contains(c)),
         Kind::Foreign => false,
     };
     // The kernel appends this when the cgroup was removed under a process that is ending.
@@ -275,10 +239,7 @@ mod tests {
                         26 22 0:24 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n",
             cgroup: "0::/user.slice/user-1000.slice/session-3.scope\n",
             version: Version::V2,
-            cgroup2: Some((
-                Some("/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope"),
-                true,
-            )),
+            cgroup2: Some((Some("/sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope"), true)),
             v1: &[],
         },
         Row {
@@ -295,9 +256,7 @@ mod tests {
             cgroup: "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-9c.scope\n",
             version: Version::V2,
             cgroup2: Some((
-                Some(
-                    "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-9c.scope",
-                ),
+                Some("/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-9c.scope"),
                 true,
             )),
             v1: &[],
@@ -324,10 +283,7 @@ mod tests {
             cgroup: "9:memory:/kubepods/burstable/pod7/0a\n6:pids:/kubepods/burstable/pod7/0a/inner\n",
             version: Version::V1,
             cgroup2: None,
-            v1: &[
-                ("memory", Some("/sys/fs/cgroup/memory"), true),
-                ("pids", Some("/sys/fs/cgroup/pids/inner"), true),
-            ],
+            v1: &[("memory", Some("/sys/fs/cgroup/memory"), true), ("pids", Some("/sys/fs/cgroup/pids/inner"), true)],
         },
         Row {
             name: "these test machines: hybrid without systemd",
@@ -339,14 +295,7 @@ mod tests {
             cgroup: "9:name=systemd:/\n4:memory:/process_api/27fd\n1:cpu:/\n0::/\n",
             version: Version::Hybrid,
             cgroup2: Some((Some("/sys/fs/cgroup/unified"), true)),
-            v1: &[
-                (
-                    "memory",
-                    Some("/sys/fs/cgroup/memory/process_api/27fd"),
-                    true,
-                ),
-                ("cpu", Some("/sys/fs/cgroup/cpu"), true),
-            ],
+            v1: &[("memory", Some("/sys/fs/cgroup/memory/process_api/27fd"), true), ("cpu", Some("/sys/fs/cgroup/cpu"), true)],
         },
         Row {
             name: "a systemd host in hybrid mode",
@@ -357,15 +306,8 @@ mod tests {
             cgroup: "4:cpu,cpuacct:/user.slice\n1:name=systemd:/user.slice/user-1000.slice/session-1.scope\n\
                      0::/user.slice/user-1000.slice/session-1.scope\n",
             version: Version::Hybrid,
-            cgroup2: Some((
-                Some("/sys/fs/cgroup/unified/user.slice/user-1000.slice/session-1.scope"),
-                true,
-            )),
-            v1: &[(
-                "cpuacct",
-                Some("/sys/fs/cgroup/cpu,cpuacct/user.slice"),
-                true,
-            )],
+            cgroup2: Some((Some("/sys/fs/cgroup/unified/user.slice/user-1000.slice/session-1.scope"), true)),
+            v1: &[("cpuacct", Some("/sys/fs/cgroup/cpu,cpuacct/user.slice"), true)],
         },
         Row {
             name: "v2 where only systemd's named v1 hierarchy is left",
@@ -432,29 +374,13 @@ mod tests {
             let found = Hierarchies::detect_from(row.mountinfo, row.cgroup);
             assert_eq!(found.version, row.version, "{}", row.name);
             let cgroup2 = found.cgroup2.as_ref().map(|m| (m.own_dir(), m.writable));
-            assert_eq!(
-                cgroup2,
-                row.cgroup2.map(|(dir, w)| (dir.map(PathBuf::from), w)),
-                "{}",
-                row.name
-            );
+            assert_eq!(cgroup2, row.cgroup2.map(|(dir, w)| (dir.map(PathBuf::from), w)), "{}", row.name);
             for &(controller, dir, writable) in row.v1 {
-                let mount = found
-                    .v1(controller)
-                    .unwrap_or_else(|| panic!("{}: {controller}", row.name));
-                assert_eq!(
-                    (mount.own_dir(), mount.writable),
-                    (dir.map(PathBuf::from), writable),
-                    "{}: {controller}",
-                    row.name
-                );
+                let mount = found.v1(controller).unwrap_or_else(|| panic!("{}: {controller}", row.name));
+                assert_eq!((mount.own_dir(), mount.writable), (dir.map(PathBuf::from), writable), "{}: {controller}", row.name);
             }
             let controllers: usize = found.v1.iter().map(|m| m.controllers.len()).sum();
-            assert!(
-                controllers >= row.v1.len() && (!row.v1.is_empty() || controllers == 0),
-                "{}",
-                row.name
-            );
+            assert!(controllers >= row.v1.len() && (!row.v1.is_empty() || controllers == 0), "{}", row.name);
         }
     }
 
@@ -462,10 +388,7 @@ mod tests {
     fn no_text_makes_detection_panic() {
         for seed in 0..20_000 {
             let (a, b) = (parse::noise(seed), parse::noise(seed + 1_000_000));
-            let found = Hierarchies::detect_from(
-                &String::from_utf8_lossy(&a),
-                &String::from_utf8_lossy(&b),
-            );
+            let found = Hierarchies::detect_from(&String::from_utf8_lossy(&a), &String::from_utf8_lossy(&b));
             if let Some(mount) = found.cgroup2 {
                 mount.own_dir();
             }

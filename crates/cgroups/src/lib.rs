@@ -63,9 +63,7 @@
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!(
-    "coracle-cgroups is about Linux control groups; there is nothing it could do on another system"
-);
+compile_error!("coracle-cgroups is about Linux control groups; there is nothing it could do on another system");
 
 mod cgroup;
 mod delegation;

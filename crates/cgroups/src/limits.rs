@@ -104,10 +104,7 @@ impl Limits {
     /// assert_eq!(Limits::new().pids(8).controls(), [Control::Pids]);
     /// ```
     pub fn controls(&self) -> Vec<Control> {
-        Control::ALL
-            .into_iter()
-            .filter(|&control| self.asked(control).is_some())
-            .collect()
+        Control::ALL.into_iter().filter(|&control| self.asked(control).is_some()).collect()
     }
 
     /// What was asked for of `control`, as a user would write it: `memory=64m`.
@@ -131,55 +128,27 @@ impl Limits {
         let mut refused = Vec::new();
         let mut check = |control, ok: bool, accepted: String| {
             if let (false, Some(asked)) = (ok, self.asked(control)) {
-                refused.push(Refusal {
-                    control,
-                    asked,
-                    reason: Reason::OutOfRange { accepted },
-                });
+                refused.push(Refusal { control, asked, reason: Reason::OutOfRange { accepted } });
             }
         };
-        check(
-            Control::Memory,
-            self.memory
-                .is_none_or(|m| (MEMORY_MIN..=i64::MAX as u64).contains(&m)),
-            "at least 512k".into(),
-        );
-        check(
-            Control::Swap,
-            self.swap.is_none_or(|s| s <= i64::MAX as u64),
-            "0 (no swap) or more".into(),
-        );
+        check(Control::Memory, self.memory.is_none_or(|m| (MEMORY_MIN..=i64::MAX as u64).contains(&m)), "at least 512k".into());
+        check(Control::Swap, self.swap.is_none_or(|s| s <= i64::MAX as u64), "0 (no swap) or more".into());
         let count = online.cpus.len();
         check(
             Control::Cpu,
-            self.cpus.is_none_or(|c| {
-                c.is_finite() && c > 0.0 && quota(c) >= CPU_QUOTA_MIN && c <= count as f64
-            }),
+            self.cpus.is_none_or(|c| c.is_finite() && c > 0.0 && quota(c) >= CPU_QUOTA_MIN && c <= count as f64),
             format!("from 0.01 to {count}, the number of processors online"),
         );
-        check(
-            Control::CpuWeight,
-            self.cpu_weight.is_none_or(|w| (1..=10_000).contains(&w)),
-            "from 1 to 10000".into(),
-        );
+        check(Control::CpuWeight, self.cpu_weight.is_none_or(|w| (1..=10_000).contains(&w)), "from 1 to 10000".into());
         // The kernel's PID_MAX_LIMIT; above it `pids.max` answers EINVAL.
-        check(
-            Control::Pids,
-            self.pids.is_none_or(|p| (1..=4_194_304).contains(&p)),
-            "from 1 to 4194304".into(),
-        );
+        check(Control::Pids, self.pids.is_none_or(|p| (1..=4_194_304).contains(&p)), "from 1 to 4194304".into());
         let within = |list: &Option<String>, all: &std::collections::BTreeSet<u32>| {
-            list.as_deref()
-                .is_none_or(|l| parse::list(l).is_some_and(|l| l.is_subset(all)))
+            list.as_deref().is_none_or(|l| parse::list(l).is_some_and(|l| l.is_subset(all)))
         };
         check(
             Control::Cpuset,
             within(&self.cpuset_cpus, &online.cpus) && within(&self.cpuset_mems, &online.nodes),
-            format!(
-                "lists like \"0-2,7\" of processors {} and memory nodes {}",
-                ranges(&online.cpus),
-                ranges(&online.nodes)
-            ),
+            format!("lists like \"0-2,7\" of processors {} and memory nodes {}", ranges(&online.cpus), ranges(&online.nodes)),
         );
         refused
     }
@@ -192,17 +161,16 @@ pub(crate) struct Online {
 }
 
 impl Online {
-    pub(crate) fn read() -> Online {
-        let read = |path| {
-            std::fs::read_to_string(path)
-                .ok()
-                .and_then(|text| parse::list(&text))
-        };
+    /// Reads only what these limits are checked against: a start counts its system calls.
+    pub(crate) fn read_for(limits: &Limits) -> Online {
+        if limits.cpus.is_none() && limits.cpuset_cpus.is_none() && limits.cpuset_mems.is_none() {
+            return Online { cpus: Default::default(), nodes: Default::default() };
+        }
+        let read = |path| std::fs::read_to_string(path).ok().and_then(|text| parse::list(&text));
         Online {
             // Without sysfs: at least what this thread may use.
-            cpus: read("/sys/devices/system/cpu/online").unwrap_or_else(|| {
-                (0..std::thread::available_parallelism().map_or(1, usize::from) as u32).collect()
-            }),
+            cpus: read("/sys/devices/system/cpu/online")
+                .unwrap_or_else(|| (0..std::thread::available_parallelism().map_or(1, usize::from) as u32).collect()),
             nodes: read("/sys/devices/system/node/online").unwrap_or_else(|| [0].into()),
         }
     }
@@ -243,14 +211,7 @@ pub enum Control {
 
 impl Control {
     /// Memory before swap: on v1 the sum may not be set below the memory limit.
-    pub(crate) const ALL: [Control; 6] = [
-        Control::Memory,
-        Control::Swap,
-        Control::Cpu,
-        Control::CpuWeight,
-        Control::Pids,
-        Control::Cpuset,
-    ];
+    pub(crate) const ALL: [Control; 6] = [Control::Memory, Control::Swap, Control::Cpu, Control::CpuWeight, Control::Pids, Control::Cpuset];
 
     /// The kernel's controller that enforces it.
     pub(crate) fn controller(self) -> &'static str {
@@ -292,14 +253,9 @@ impl fmt::Display for Control {
 /// assert!(parse_memory("64 megs").unwrap_err().to_string().contains("\"64 megs\" isn't a size"));
 /// ```
 pub fn parse_memory(text: &str) -> Result<u64, ParseMemoryError> {
-    let wrong = |too_large| ParseMemoryError {
-        given: text.to_owned(),
-        too_large,
-    };
+    let wrong = |too_large| ParseMemoryError { given: text.to_owned(), too_large };
     let trimmed = text.trim();
-    let digits = trimmed
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(trimmed.len());
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {
@@ -357,9 +313,7 @@ impl std::error::Error for ParseMemoryError {}
 
 /// Bytes with the largest unit that divides them: 67108864 is `64m`.
 fn human_bytes(bytes: u64) -> String {
-    let unit = [(40, "t"), (30, "g"), (20, "m"), (10, "k")]
-        .into_iter()
-        .find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift);
+    let unit = [(40, "t"), (30, "g"), (20, "m"), (10, "k")].into_iter().find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift);
     match unit {
         Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
         None => bytes.to_string(),
@@ -375,16 +329,7 @@ fn ranges(set: &std::collections::BTreeSet<u32>) -> String {
             _ => runs.push((n, n)),
         }
     }
-    let text: Vec<String> = runs
-        .into_iter()
-        .map(|(a, b)| {
-            if a == b {
-                a.to_string()
-            } else {
-                format!("{a}-{b}")
-            }
-        })
-        .collect();
+    let text: Vec<String> = runs.into_iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect();
     text.join(",")
 }
 
@@ -393,10 +338,7 @@ mod tests {
     use super::*;
 
     fn two_cpus() -> Online {
-        Online {
-            cpus: [0, 1].into(),
-            nodes: [0].into(),
-        }
+        Online { cpus: [0, 1].into(), nodes: [0].into() }
     }
 
     #[test]
@@ -422,16 +364,10 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_named_with_the_accepted_forms() {
-        for text in [
-            "", "m", "-1", "64x", "1..5g", "1.2.3g", ".5g", "5.g", "64m64", "0x10", "1e3", "∞",
-            "64 megs", "64m\0",
-        ] {
+        for text in ["", "m", "-1", "64x", "1..5g", "1.2.3g", ".5g", "5.g", "64m64", "0x10", "1e3", "∞", "64 megs", "64m\0"] {
             let error = parse_memory(text).unwrap_err();
             assert!(!error.too_large, "{text:?}");
-            assert!(
-                error.to_string().contains("b, k, m, g, t, also KiB"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("b, k, m, g, t, also KiB"), "{error}");
             assert!(error.remedy().unwrap().contains("64m"));
         }
         for text in ["16384p", "18446744073709551616", "99999999999999999999999g"] {
@@ -441,18 +377,8 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_all_reported_together() {
-        let limits = Limits::new()
-            .memory(1024)
-            .cpus(2.5)
-            .cpu_weight(0)
-            .pids(0)
-            .cpuset_cpus("0-7")
-            .swap(u64::MAX);
-        let texts: Vec<String> = limits
-            .out_of_range(&two_cpus())
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let limits = Limits::new().memory(1024).cpus(2.5).cpu_weight(0).pids(0).cpuset_cpus("0-7").swap(u64::MAX);
+        let texts: Vec<String> = limits.out_of_range(&two_cpus()).iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
             [
@@ -470,42 +396,19 @@ mod tests {
     fn the_ends_of_each_range_are_accepted() {
         for limits in [
             Limits::new(),
-            Limits::new()
-                .memory(512 << 10)
-                .swap(0)
-                .cpus(0.01)
-                .cpu_weight(1)
-                .pids(1)
-                .cpuset_cpus("0")
-                .cpuset_mems("0"),
-            Limits::new()
-                .memory(1 << 40)
-                .cpus(2.0)
-                .cpu_weight(10_000)
-                .pids(4_194_304)
-                .cpuset_cpus("0-1"),
+            Limits::new().memory(512 << 10).swap(0).cpus(0.01).cpu_weight(1).pids(1).cpuset_cpus("0").cpuset_mems("0"),
+            Limits::new().memory(1 << 40).cpus(2.0).cpu_weight(10_000).pids(4_194_304).cpuset_cpus("0-1"),
         ] {
             assert_eq!(limits.out_of_range(&two_cpus()), [], "{limits:?}");
         }
         for cpus in [0.0, -1.0, 0.005, f64::NAN, f64::INFINITY, 2.01] {
-            assert_eq!(
-                Limits::new().cpus(cpus).out_of_range(&two_cpus()).len(),
-                1,
-                "{cpus}"
-            );
+            assert_eq!(Limits::new().cpus(cpus).out_of_range(&two_cpus()).len(), 1, "{cpus}");
         }
     }
 
     #[test]
     fn bytes_are_shown_as_people_write_them() {
-        for (bytes, text) in [
-            (0, "0"),
-            (1, "1"),
-            (1023, "1023"),
-            (64 << 20, "64m"),
-            (3 << 29, "1536m"),
-            (1 << 40, "1t"),
-        ] {
+        for (bytes, text) in [(0, "0"), (1, "1"), (1023, "1023"), (64 << 20, "64m"), (3 << 29, "1536m"), (1 << 40, "1t")] {
             assert_eq!(human_bytes(bytes), text);
         }
     }

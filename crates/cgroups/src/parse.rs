@@ -10,9 +10,7 @@ pub(crate) fn number(raw: &[u8]) -> Option<u64> {
 /// The number after `key` in a "flat keyed" file (`key value` lines).
 pub(crate) fn keyed(raw: &[u8], key: &str) -> Option<u64> {
     raw.split(|&b| b == b'\n').find_map(|line| {
-        let mut words = line
-            .split(|b| b.is_ascii_whitespace())
-            .filter(|w| !w.is_empty());
+        let mut words = line.split(|b| b.is_ascii_whitespace()).filter(|w| !w.is_empty());
         if words.next()? != key.as_bytes() {
             return None;
         }
@@ -25,26 +23,19 @@ pub(crate) fn nested_sum(raw: &[u8], key: &str) -> u64 {
     raw.split(|b| b.is_ascii_whitespace())
         .filter_map(|word| {
             let (name, value) = word.split_at(word.iter().position(|&b| b == b'=')?);
-            (name == key.as_bytes())
-                .then(|| number(&value[1..]))
-                .flatten()
+            (name == key.as_bytes()).then(|| number(&value[1..])).flatten()
         })
         .fold(0, u64::saturating_add)
 }
 
 /// The words of a file such as `cgroup.controllers`.
 pub(crate) fn words(raw: &[u8]) -> BTreeSet<String> {
-    String::from_utf8_lossy(raw)
-        .split_whitespace()
-        .map(str::to_owned)
-        .collect()
+    String::from_utf8_lossy(raw).split_whitespace().map(str::to_owned).collect()
 }
 
 /// The pids of `cgroup.procs`; 0 stands for a process of another pid namespace.
 pub(crate) fn pids(raw: &[u8]) -> Vec<u32> {
-    raw.split(|&b| b == b'\n')
-        .filter_map(|line| u32::try_from(number(line)?).ok())
-        .collect()
+    raw.split(|&b| b == b'\n').filter_map(|line| u32::try_from(number(line)?).ok()).collect()
 }
 
 /// The largest cpu or node number that a list may name; the kernel's own bound is 8192 cpus.
@@ -56,11 +47,7 @@ pub(crate) fn list(text: &str) -> Option<BTreeSet<u32>> {
     for part in text.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         // `u32::from_str` takes a sign; the kernel doesn't.
-        if !first
-            .bytes()
-            .chain(last.bytes())
-            .all(|b| b.is_ascii_digit())
-        {
+        if !first.bytes().chain(last.bytes()).all(|b| b.is_ascii_digit()) {
             return None;
         }
         let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
@@ -82,9 +69,7 @@ pub(crate) fn unescape(field: &str) -> String {
             .then(|| bytes.get(at + 1..at + 4))
             .flatten()
             .filter(|digits| digits.iter().all(|d| (b'0'..=b'7').contains(d)))
-            .map(|d| {
-                u32::from(d[0] - b'0') * 64 + u32::from(d[1] - b'0') * 8 + u32::from(d[2] - b'0')
-            })
+            .map(|d| u32::from(d[0] - b'0') * 64 + u32::from(d[1] - b'0') * 8 + u32::from(d[2] - b'0'))
             .and_then(|code| u8::try_from(code).ok());
         match code {
             Some(byte) => {
@@ -159,10 +144,7 @@ mod tests {
     #[test]
     fn io_is_summed_over_devices() {
         let raw = b"8:0 rbytes=10 wbytes=1 rios=1\n8:16 rbytes=5 wbytes=2 rios=1\n";
-        assert_eq!(
-            (nested_sum(raw, "rbytes"), nested_sum(raw, "wbytes")),
-            (15, 3)
-        );
+        assert_eq!((nested_sum(raw, "rbytes"), nested_sum(raw, "wbytes")), (15, 3));
         let full = b"8:0 rbytes=18446744073709551615\n8:1 rbytes=1\n";
         assert_eq!(nested_sum(full, "rbytes"), u64::MAX);
     }
@@ -186,13 +168,7 @@ mod tests {
 
     #[test]
     fn mountinfo_escapes_are_undone() {
-        for (field, expected) in [
-            ("/a\\040b", "/a b"),
-            ("/a\\134", "/a\\"),
-            ("/a\\9", "/a\\9"),
-            ("/\\777", "/\\777"),
-            ("\\04", "\\04"),
-        ] {
+        for (field, expected) in [("/a\\040b", "/a b"), ("/a\\134", "/a\\"), ("/a\\9", "/a\\9"), ("/\\777", "/\\777"), ("\\04", "\\04")] {
             assert_eq!(unescape(field), expected);
         }
     }

@@ -53,9 +53,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::MakeDir(path) => write!(f, "make the cgroup {}", path.display()),
-            Step::Write {
-                path, value, what, ..
-            } => {
+            Step::Write { path, value, what, .. } => {
                 write!(f, "write {value:?} to {}", path.display())?;
                 match what {
                     Purpose::Limit(control) => write!(f, " (limit {control})"),
@@ -206,40 +204,21 @@ impl Plan {
         }
         self.make_dir(&top);
         for &control in &v2.controls {
-            self.limit(
-                &top,
-                control,
-                limits,
-                writes_v2(limits, control),
-                "cgroup v2",
-                true,
-            );
+            self.limit(&top, control, limits, writes_v2(limits, control), "cgroup v2", true);
         }
-        let handed_down: BTreeSet<String> = v2
-            .controls
-            .iter()
-            .map(|control| control.controller().to_owned())
-            .collect();
+        let handed_down: BTreeSet<String> = v2.controls.iter().map(|control| control.controller().to_owned()).collect();
         if !handed_down.is_empty() {
             self.enable(&top, &handed_down);
         }
         self.make_dir(&main);
         for &control in &v2.controls {
-            self.limit(
-                &main,
-                control,
-                limits,
-                writes_v2(limits, control),
-                "cgroup v2",
-                false,
-            );
+            self.limit(&main, control, limits, writes_v2(limits, control), "cgroup v2", false);
         }
         self.files_of(&top);
         self.read_at_end = stats(&top, &v2.controllers);
         if handed_down.contains("pids") {
             // Before Linux 6.11 a refused fork counts only where it was refused.
-            self.read_at_end
-                .push((Stat::PidsEvents, main.join("pids.events")));
+            self.read_at_end.push((Stat::PidsEvents, main.join("pids.events")));
         }
         self.remove.extend([main.clone(), top.clone()]);
         self.into = Some(main);
@@ -251,14 +230,7 @@ impl Plan {
         let dir = v1.base.join(name);
         self.make_dir(&dir);
         for &control in &v1.controls {
-            self.limit(
-                &dir,
-                control,
-                limits,
-                writes_v1(limits, control, v1),
-                "cgroup v1",
-                true,
-            );
+            self.limit(&dir, control, limits, writes_v1(limits, control, v1), "cgroup v1", true);
         }
         self.join.push(dir.join("cgroup.procs"));
         let has = |controller: &str| v1.controllers.contains(controller);
@@ -290,10 +262,7 @@ impl Plan {
     }
 
     fn enable(&mut self, dir: &Path, controllers: &BTreeSet<String>) {
-        let words: Vec<String> = controllers
-            .iter()
-            .map(|controller| format!("+{controller}"))
-            .collect();
+        let words: Vec<String> = controllers.iter().map(|controller| format!("+{controller}")).collect();
         self.steps.push(Step::Write {
             path: dir.join("cgroup.subtree_control"),
             value: words.join(" "),
@@ -302,24 +271,8 @@ impl Plan {
         });
     }
 
-    fn limit(
-        &mut self,
-        dir: &Path,
-        control: Control,
-        limits: &Limits,
-        writes: Vec<Write>,
-        version: &str,
-        report: bool,
-    ) {
-        for (
-            n,
-            Write {
-                file,
-                value,
-                if_missing,
-            },
-        ) in writes.into_iter().enumerate()
-        {
+    fn limit(&mut self, dir: &Path, control: Control, limits: &Limits, writes: Vec<Write>, version: &str, report: bool) {
+        for (n, Write { file, value, if_missing }) in writes.into_iter().enumerate() {
             let path = dir.join(file);
             if report && n == 0 {
                 self.enforced.push(Enforced {
@@ -329,12 +282,7 @@ impl Plan {
                     path: path.clone(),
                 });
             }
-            self.steps.push(Step::Write {
-                path,
-                value,
-                what: Purpose::Limit(control),
-                if_missing,
-            });
+            self.steps.push(Step::Write { path, value, what: Purpose::Limit(control), if_missing });
         }
     }
 
@@ -349,24 +297,15 @@ impl Plan {
 fn stats(dir: &Path, controllers: &BTreeSet<String>) -> Vec<(Stat, PathBuf)> {
     let mut files = vec![(Stat::CpuStat, "cpu.stat")];
     if controllers.contains("memory") {
-        files.extend([
-            (Stat::MemoryPeak, "memory.peak"),
-            (Stat::MemoryEvents, "memory.events"),
-        ]);
+        files.extend([(Stat::MemoryPeak, "memory.peak"), (Stat::MemoryEvents, "memory.events")]);
     }
     if controllers.contains("pids") {
-        files.extend([
-            (Stat::PidsPeak, "pids.peak"),
-            (Stat::PidsEvents, "pids.events"),
-        ]);
+        files.extend([(Stat::PidsPeak, "pids.peak"), (Stat::PidsEvents, "pids.events")]);
     }
     if controllers.contains("io") {
         files.push((Stat::IoStat, "io.stat"));
     }
-    files
-        .into_iter()
-        .map(|(stat, file)| (stat, dir.join(file)))
-        .collect()
+    files.into_iter().map(|(stat, file)| (stat, dir.join(file))).collect()
 }
 
 /// One write of a limit; the first of a control is the one that is reported.
@@ -377,11 +316,7 @@ struct Write {
 }
 
 fn must(file: &'static str, value: impl ToString) -> Write {
-    Write {
-        file,
-        value: value.to_string(),
-        if_missing: IfMissing::Fail,
-    }
+    Write { file, value: value.to_string(), if_missing: IfMissing::Fail }
 }
 
 fn writes_v2(limits: &Limits, control: Control) -> Vec<Write> {
@@ -391,38 +326,18 @@ fn writes_v2(limits: &Limits, control: Control) -> Vec<Write> {
             let memory = limits.memory.unwrap_or(u64::MAX);
             writes.push(must("memory.max", memory));
             if limits.swap.is_none() {
-                writes.push(Write {
-                    if_missing: IfMissing::Skip,
-                    ..must("memory.swap.max", memory)
-                });
+                writes.push(Write { if_missing: IfMissing::Skip, ..must("memory.swap.max", memory) });
             }
         }
         Control::Swap => writes.extend(limits.swap.map(|swap| must("memory.swap.max", swap))),
         Control::Cpu => {
-            writes.extend(limits.cpus.map(|cpus| {
-                must(
-                    "cpu.max",
-                    format!("{} {}", limits::quota(cpus), limits::CPU_PERIOD),
-                )
-            }));
+            writes.extend(limits.cpus.map(|cpus| must("cpu.max", format!("{} {}", limits::quota(cpus), limits::CPU_PERIOD))));
         }
-        Control::CpuWeight => {
-            writes.extend(limits.cpu_weight.map(|weight| must("cpu.weight", weight)))
-        }
+        Control::CpuWeight => writes.extend(limits.cpu_weight.map(|weight| must("cpu.weight", weight))),
         Control::Pids => writes.extend(limits.pids.map(|pids| must("pids.max", pids))),
         Control::Cpuset => {
-            writes.extend(
-                limits
-                    .cpuset_cpus
-                    .as_ref()
-                    .map(|cpus| must("cpuset.cpus", cpus)),
-            );
-            writes.extend(
-                limits
-                    .cpuset_mems
-                    .as_ref()
-                    .map(|mems| must("cpuset.mems", mems)),
-            );
+            writes.extend(limits.cpuset_cpus.as_ref().map(|cpus| must("cpuset.cpus", cpus)));
+            writes.extend(limits.cpuset_mems.as_ref().map(|mems| must("cpuset.mems", mems)));
         }
     }
     writes
@@ -437,10 +352,7 @@ fn writes_v1(limits: &Limits, control: Control, v1: &V1) -> Vec<Write> {
             let memory = limits.memory.unwrap_or(i64::MAX as u64);
             writes.push(must("memory.limit_in_bytes", memory));
             if limits.swap.is_none() {
-                writes.push(Write {
-                    if_missing: IfMissing::Skip,
-                    ..must("memory.memsw.limit_in_bytes", sum(memory, memory))
-                });
+                writes.push(Write { if_missing: IfMissing::Skip, ..must("memory.memsw.limit_in_bytes", sum(memory, memory)) });
             }
         }
         Control::Swap => {
@@ -449,27 +361,13 @@ fn writes_v1(limits: &Limits, control: Control, v1: &V1) -> Vec<Write> {
             }
         }
         // The period of a new cgroup is CPU_PERIOD.
-        Control::Cpu => writes.extend(
-            limits
-                .cpus
-                .map(|cpus| must("cpu.cfs_quota_us", limits::quota(cpus))),
-        ),
-        Control::CpuWeight => writes.extend(
-            limits
-                .cpu_weight
-                .map(|weight| must("cpu.shares", limits::shares(weight))),
-        ),
+        Control::Cpu => writes.extend(limits.cpus.map(|cpus| must("cpu.cfs_quota_us", limits::quota(cpus)))),
+        Control::CpuWeight => writes.extend(limits.cpu_weight.map(|weight| must("cpu.shares", limits::shares(weight)))),
         Control::Pids => writes.extend(limits.pids.map(|pids| must("pids.max", pids))),
         Control::Cpuset => {
             // A new v1 cpuset is empty and takes no process until both are written.
-            writes.push(must(
-                "cpuset.cpus",
-                limits.cpuset_cpus.as_ref().unwrap_or(&v1.cpuset.0),
-            ));
-            writes.push(must(
-                "cpuset.mems",
-                limits.cpuset_mems.as_ref().unwrap_or(&v1.cpuset.1),
-            ));
+            writes.push(must("cpuset.cpus", limits.cpuset_cpus.as_ref().unwrap_or(&v1.cpuset.0)));
+            writes.push(must("cpuset.mems", limits.cpuset_mems.as_ref().unwrap_or(&v1.cpuset.1)));
         }
     }
     writes
@@ -478,14 +376,9 @@ fn writes_v1(limits: &Limits, control: Control, v1: &V1) -> Vec<Write> {
 /// `coracle-<id>`. Changing this changes what a sweep after a crash looks for.
 fn name(id: &str) -> Result<String, Error> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    match id.len() <= 200
-        && id.bytes().all(good)
-        && id.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
-    {
+    match id.len() <= 200 && id.bytes().all(good) && id.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) {
         true => Ok(format!("coracle-{id}")),
-        false => Err(Error::Name {
-            given: id.to_owned(),
-        }),
+        false => Err(Error::Name { given: id.to_owned() }),
     }
 }
 
@@ -498,19 +391,7 @@ mod tests {
         for id in ["a", "7f3a", "a.b-c_d", &"x".repeat(200)] {
             assert!(name(id).is_ok(), "{id}");
         }
-        for id in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "../x",
-            "a b",
-            "a\n",
-            "-a",
-            ".a",
-            "ä",
-            &"x".repeat(201),
-        ] {
+        for id in ["", ".", "..", "a/b", "../x", "a b", "a\n", "-a", ".a", "ä", &"x".repeat(201)] {
             assert!(matches!(name(id), Err(Error::Name { .. })), "{id}");
         }
     }

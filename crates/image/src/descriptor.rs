@@ -26,13 +26,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// A descriptor without platform and notes.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Descriptor {
-        Descriptor {
-            media_type: media_type.into(),
-            digest,
-            size,
-            platform: None,
-            annotations: BTreeMap::new(),
-        }
+        Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new() }
     }
 }
 
@@ -66,14 +60,9 @@ impl TryFrom<RawDescriptor> for Descriptor {
     fn try_from(raw: RawDescriptor) -> Result<Descriptor, String> {
         Ok(Descriptor {
             media_type: raw.media_type.unwrap_or_default(),
-            digest: raw
-                .digest
-                .parse()
-                .map_err(|e: crate::ParseDigestError| e.to_string())?,
+            digest: raw.digest.parse().map_err(|e: crate::ParseDigestError| e.to_string())?,
             size: raw.size,
-            platform: raw
-                .platform
-                .map(|p| Platform::new(&p.os, &p.architecture, p.variant.as_deref())),
+            platform: raw.platform.map(|p| Platform::new(&p.os, &p.architecture, p.variant.as_deref())),
             annotations: raw.annotations.unwrap_or_default(),
         })
     }

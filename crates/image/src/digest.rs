@@ -95,13 +95,8 @@ impl FromStr for Digest {
     type Err = ParseDigestError;
 
     fn from_str(text: &str) -> Result<Digest, ParseDigestError> {
-        let fail = |why| ParseDigestError {
-            text: shortened(text),
-            why,
-        };
-        let (algorithm, hex) = text
-            .split_once(':')
-            .ok_or_else(|| fail("it has no `:` after the algorithm"))?;
+        let fail = |why| ParseDigestError { text: shortened(text), why };
+        let (algorithm, hex) = text.split_once(':').ok_or_else(|| fail("it has no `:` after the algorithm"))?;
         let algorithm = match algorithm {
             "sha256" => Algorithm::Sha256,
             "sha512" => Algorithm::Sha512,
@@ -116,10 +111,7 @@ impl FromStr for Digest {
         if !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(fail("only 0-9 and a-f may follow the `:`"));
         }
-        Ok(Digest {
-            algorithm,
-            hex: hex.into(),
-        })
+        Ok(Digest { algorithm, hex: hex.into() })
     }
 }
 
@@ -171,14 +163,8 @@ impl Hasher {
     /// The digest of all bytes that were taken.
     pub fn finish(self) -> Digest {
         match self.0 {
-            Inner::Sha256(h) => Digest {
-                algorithm: Algorithm::Sha256,
-                hex: to_hex(&h.finalize()),
-            },
-            Inner::Sha512(h) => Digest {
-                algorithm: Algorithm::Sha512,
-                hex: to_hex(&h.finalize()),
-            },
+            Inner::Sha256(h) => Digest { algorithm: Algorithm::Sha256, hex: to_hex(&h.finalize()) },
+            Inner::Sha512(h) => Digest { algorithm: Algorithm::Sha512, hex: to_hex(&h.finalize()) },
         }
     }
 }
@@ -233,10 +219,7 @@ mod tests {
     #[test]
     fn an_error_shows_the_text_and_the_reason() {
         let error = "sha256:abc".parse::<Digest>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "\"sha256:abc\" isn't a digest: a sha256 has 64 hexadecimal digits"
-        );
+        assert_eq!(error.to_string(), "\"sha256:abc\" isn't a digest: a sha256 has 64 hexadecimal digits");
     }
 
     #[test]

@@ -37,9 +37,7 @@ pub enum Error {
     },
 
     /// The connection broke off. What came is kept, and the next pull goes on after it.
-    #[error(
-        "can't pull {image}: the connection to {address} broke off after {done} of {total} bytes of {part}: {why}"
-    )]
+    #[error("can't pull {image}: the connection to {address} broke off after {done} of {total} bytes of {part}: {why}")]
     #[non_exhaustive]
     Interrupted {
         /// The reference.
@@ -259,9 +257,7 @@ impl Error {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     format!("free space on the file system of {}", path.display())
                 }
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                    "use a directory that this user may write".into()
-                }
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "use a directory that this user may write".into(),
                 _ => return None,
             },
             Error::Registry { .. } | Error::Document { .. } | Error::Sink { .. } | Error::Stopped { .. } => return None,
@@ -270,16 +266,9 @@ impl Error {
 }
 
 /// Says what was attempted on which path when the system call failed.
-pub(crate) fn disk<E: Into<io::Error>>(
-    doing: &'static str,
-    path: &Path,
-) -> impl FnOnce(E) -> Error {
+pub(crate) fn disk<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
     let path = path.to_owned();
-    move |source| Error::Disk {
-        doing,
-        path,
-        source: source.into(),
-    }
+    move |source| Error::Disk { doing, path, source: source.into() }
 }
 
 /// `a`, `a and b`, `a, b and c`.
@@ -296,21 +285,14 @@ fn no_such_name(wanted: Option<&str>, available: &[String]) -> String {
     match wanted {
         Some(wanted) => format!("has no image named {wanted:?}; it has {}", list(available)),
         None if available.is_empty() => "has no image".into(),
-        None => format!(
-            "has several images, and none was chosen: {}",
-            list(available)
-        ),
+        None => format!("has several images, and none was chosen: {}", list(available)),
     }
 }
 
 /// What a message shows of a text that a stranger chose: its first 300 characters, none of which moves a terminal's cursor.
 pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 300;
-    let mut shown: String = text
-        .chars()
-        .take(MOST)
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect();
+    let mut shown: String = text.chars().take(MOST).map(|c| if c.is_control() { '?' } else { c }).collect();
     if text.chars().nth(MOST).is_some() {
         shown.push('…');
     }

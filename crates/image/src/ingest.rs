@@ -53,23 +53,11 @@ pub(crate) enum Begin {
 }
 
 impl Ingest {
-    pub(crate) fn begin(
-        store: &Store,
-        digest: &Digest,
-        size: u64,
-        image: &str,
-        part: &str,
-    ) -> Result<Begin, Error> {
+    pub(crate) fn begin(store: &Store, digest: &Digest, size: u64, image: &str, part: &str) -> Result<Begin, Error> {
         let name = format!("{}-{}.partial", digest.algorithm().as_str(), digest.hex());
         let path = store.path().join("ingest").join(name);
         loop {
-            let open = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path);
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
             let file = open.map_err(disk("open", &path))?;
             match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
@@ -111,12 +99,7 @@ impl Ingest {
     }
 
     fn corrupt(&self, expected: String, got: String) -> Error {
-        Error::Corrupt {
-            image: self.image.clone(),
-            part: self.part.clone(),
-            expected,
-            got,
-        }
+        Error::Corrupt { image: self.image.clone(), part: self.part.clone(), expected, got }
     }
 }
 
@@ -149,40 +132,27 @@ struct Sinking {
 impl Sinking {
     fn begin(sink: &dyn LayerSink, layer: &LayerInfo) -> Result<Sinking, Error> {
         let writer = sink.begin(layer).map_err(|e| sink_failed(layer, e))?;
-        Ok(Sinking {
-            writer,
-            layer: layer.clone(),
-        })
+        Ok(Sinking { writer, layer: layer.clone() })
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.writer
-            .write_all(bytes)
-            .map_err(|e| sink_failed(&self.layer, e.into()))
+        self.writer.write_all(bytes).map_err(|e| sink_failed(&self.layer, e.into()))
     }
 
     fn finish(self) -> Result<(), Error> {
-        self.writer
-            .finish()
-            .map_err(|e| sink_failed(&self.layer, e))
+        self.writer.finish().map_err(|e| sink_failed(&self.layer, e))
     }
 }
 
 fn sink_failed(layer: &LayerInfo, source: crate::SinkError) -> Error {
-    Error::Sink {
-        index: layer.index,
-        digest: Box::new(layer.digest.clone()),
-        source,
-    }
+    Error::Sink { index: layer.index, digest: Box::new(layer.digest.clone()), source }
 }
 
 impl Flow {
     /// Begins a blob anew, whatever was there of it.
     pub(crate) fn from_start(ingest: Ingest) -> Result<Flow, Error> {
         let mut file = &ingest.file;
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .map_err(disk("write", &ingest.path))?;
+        file.set_len(0).and_then(|()| file.rewind()).map_err(disk("write", &ingest.path))?;
         let hasher = Hasher::new(ingest.digest.algorithm());
         Ok(Flow {
             ingest,
@@ -197,49 +167,27 @@ impl Flow {
 
     /// Lets a sink see all of a layer's bytes; before the first one.
     pub(crate) fn with_sink(self, sink: &dyn LayerSink, layer: &LayerInfo) -> Result<Flow, Error> {
-        Ok(Flow {
-            sink: Some(Sinking::begin(sink, layer)?),
-            ..self
-        })
+        Ok(Flow { sink: Some(Sinking::begin(sink, layer)?), ..self })
     }
 
     /// Begins a blob, or continues it where an interrupted pull stopped. The sink sees all of it.
     #[cfg(feature = "registry")]
-    pub(crate) fn resume(
-        ingest: Ingest,
-        sink: Option<(&dyn LayerSink, &LayerInfo)>,
-    ) -> Result<Flow, Error> {
-        let there = ingest
-            .file
-            .metadata()
-            .map_err(disk("look at", &ingest.path))?
-            .len();
+    pub(crate) fn resume(ingest: Ingest, sink: Option<(&dyn LayerSink, &LayerInfo)>) -> Result<Flow, Error> {
+        let there = ingest.file.metadata().map_err(disk("look at", &ingest.path))?.len();
         let sink = match sink {
             Some((sink, layer)) => Some(Sinking::begin(sink, layer)?),
             None => None,
         };
         if there == 0 || there > ingest.size {
-            return Ok(Flow {
-                sink,
-                ..Flow::from_start(ingest)?
-            });
+            return Ok(Flow { sink, ..Flow::from_start(ingest)? });
         }
         let hasher = Hasher::new(ingest.digest.algorithm());
-        let mut flow = Flow {
-            ingest,
-            hasher,
-            written: 0,
-            resumed: true,
-            sink,
-            failure: None,
-        };
+        let mut flow = Flow { ingest, hasher, written: 0, resumed: true, sink, failure: None };
         let mut file = &flow.ingest.file;
         file.rewind().map_err(disk("read", &flow.ingest.path))?;
         let mut buffer = vec![0; CHUNK];
         while flow.written < there {
-            let n = (&flow.ingest.file)
-                .read(&mut buffer)
-                .map_err(disk("read", &flow.ingest.path))?;
+            let n = (&flow.ingest.file).read(&mut buffer).map_err(disk("read", &flow.ingest.path))?;
             if n == 0 {
                 break;
             }
@@ -263,9 +211,7 @@ impl Flow {
     fn see(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.written += bytes.len() as u64;
         if self.written > self.ingest.size {
-            let error = self
-                .ingest
-                .corrupt(format!("{} bytes", self.ingest.size), "more".into());
+            let error = self.ingest.corrupt(format!("{} bytes", self.ingest.size), "more".into());
             self.ingest.remove();
             return Err(error);
         }
@@ -289,9 +235,7 @@ impl Flow {
     /// Takes the next bytes: never more than were announced.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
         if self.written + bytes.len() as u64 <= self.ingest.size {
-            (&self.ingest.file)
-                .write_all(bytes)
-                .map_err(disk("write", &self.ingest.path))?;
+            (&self.ingest.file).write_all(bytes).map_err(disk("write", &self.ingest.path))?;
         }
         self.see(bytes)
     }
@@ -300,16 +244,11 @@ impl Flow {
     pub(crate) fn finish(mut self) -> Result<(), Error> {
         if self.written != self.ingest.size {
             // Shorter is what a broken connection looks like too: what came is kept, and continued after.
-            return Err(self.ingest.corrupt(
-                format!("{} bytes", self.ingest.size),
-                format!("{} bytes", self.written),
-            ));
+            return Err(self.ingest.corrupt(format!("{} bytes", self.ingest.size), format!("{} bytes", self.written)));
         }
         let got = self.hasher.finish();
         if got != self.ingest.digest {
-            let error = self
-                .ingest
-                .corrupt(self.ingest.digest.to_string(), got.to_string());
+            let error = self.ingest.corrupt(self.ingest.digest.to_string(), got.to_string());
             self.ingest.remove();
             return Err(error);
         }
@@ -339,12 +278,7 @@ pub(crate) enum Prepared {
 }
 
 /// Finds out what there is of a layer, and unpacks it if its blob is in the store.
-pub(crate) fn prepare(
-    store: &Store,
-    layer: &LayerInfo,
-    sink: &dyn LayerSink,
-    image: &str,
-) -> Result<Prepared, Error> {
+pub(crate) fn prepare(store: &Store, layer: &LayerInfo, sink: &dyn LayerSink, image: &str) -> Result<Prepared, Error> {
     if sink.contains(layer) {
         return Ok(Prepared::Done);
     }
@@ -371,16 +305,8 @@ pub(crate) fn prepare(
 }
 
 /// Gives a blob that is in the store to the sink; false when the blob is damaged.
-fn unpack_blob(
-    ingest: &Ingest,
-    blob: &File,
-    sink: &dyn LayerSink,
-    layer: &LayerInfo,
-) -> Result<bool, Error> {
-    let length = blob
-        .metadata()
-        .map_err(disk("look at", &ingest.blob))?
-        .len();
+fn unpack_blob(ingest: &Ingest, blob: &File, sink: &dyn LayerSink, layer: &LayerInfo) -> Result<bool, Error> {
+    let length = blob.metadata().map_err(disk("look at", &ingest.blob))?.len();
     if length != layer.size {
         return Ok(false);
     }
@@ -389,9 +315,7 @@ fn unpack_blob(
     let mut failure = None;
     let mut buffer = vec![0; CHUNK];
     loop {
-        let n = (&*blob)
-            .read(&mut buffer)
-            .map_err(disk("read", &ingest.blob))?;
+        let n = (&*blob).read(&mut buffer).map_err(disk("read", &ingest.blob))?;
         if n == 0 {
             break;
         }

@@ -25,21 +25,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn take<'a>(
-        store: &Store,
-        digests: impl IntoIterator<Item = &'a Digest>,
-    ) -> Result<Lease, Error> {
+    pub(crate) fn take<'a>(store: &Store, digests: impl IntoIterator<Item = &'a Digest>) -> Result<Lease, Error> {
         let dir = store.path().join("leases");
         let name = unique();
         // Locked before it gets its name: under that name it's never seen unlocked while somebody needs it.
         let (temporary, path) = (dir.join(format!("{name}.new")), dir.join(&name));
         let _nobody_deletes = store.share()?;
         let create = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             flock(file.as_fd(), FlockOperation::LockExclusive)?;
             let lines: String = digests.into_iter().map(|d| format!("{d}\n")).collect();
             file.write_all(lines.as_bytes())?;
@@ -47,10 +40,7 @@ impl Lease {
             Ok(file)
         };
         match create() {
-            Ok(file) => Ok(Lease {
-                file: Some(file),
-                path,
-            }),
+            Ok(file) => Ok(Lease { file: Some(file), path }),
             Err(e) => {
                 let _ = fs::remove_file(&temporary);
                 Err(disk::<std::io::Error>("take a lease in", &dir)(e))
@@ -58,21 +48,20 @@ impl Lease {
         }
     }
 
+    /// The file of the lease; it may go when the lease does.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     /// The descriptor that holds the lease. The file stays; whoever collects removes it when its lock is free.
     pub fn into_fd(mut self) -> OwnedFd {
-        self.file
-            .take()
-            .expect("a lease has its file until it's dropped")
-            .into()
+        self.file.take().expect("a lease has its file until it's dropped").into()
     }
 }
 
 impl AsFd for Lease {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file
-            .as_ref()
-            .expect("a lease has its file until it's dropped")
-            .as_fd()
+        self.file.as_ref().expect("a lease has its file until it's dropped").as_fd()
     }
 }
 

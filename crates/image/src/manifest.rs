@@ -79,16 +79,11 @@ impl Document {
     /// ```
     pub fn parse(bytes: &[u8]) -> Result<Document, DocumentError> {
         if bytes.len() as u64 > MANIFEST_MAX {
-            return Err(DocumentError(format!(
-                "it is {} bytes long; at most 4 MiB are read",
-                bytes.len()
-            )));
+            return Err(DocumentError(format!("it is {} bytes long; at most 4 MiB are read", bytes.len())));
         }
         let raw: Raw = from_json(bytes)?;
         if raw.schema_version == Some(1) || raw.fs_layers.is_some() {
-            return Err(DocumentError(
-                "it is of Docker's schema 1, which has been out of use since 2017".into(),
-            ));
+            return Err(DocumentError("it is of Docker's schema 1, which has been out of use since 2017".into()));
         }
         if raw.schema_version != Some(2) {
             return Err(DocumentError(match raw.schema_version {
@@ -108,35 +103,22 @@ impl Document {
             Some(OCI_MANIFEST | DOCKER_MANIFEST) if !is_index => {}
             Some(other) => {
                 let found = if is_index { "an index" } else { "a manifest" };
-                return Err(DocumentError(format!(
-                    "it is {found}, but calls itself {:?}",
-                    shortened(other)
-                )));
+                return Err(DocumentError(format!("it is {found}, but calls itself {:?}", shortened(other))));
             }
         }
-        let descriptor = |place: &str, raw: RawDescriptor| {
-            Descriptor::try_from(raw).map_err(|why| DocumentError(format!("{place}: {why}")))
+        let descriptor =
+            |place: &str, raw: RawDescriptor| Descriptor::try_from(raw).map_err(|why| DocumentError(format!("{place}: {why}")));
+        let list = |place: &str, raw: Vec<RawDescriptor>| -> Result<Vec<Descriptor>, DocumentError> {
+            raw.into_iter().enumerate().map(|(i, d)| descriptor(&format!("{place} {i}"), d)).collect()
         };
-        let list =
-            |place: &str, raw: Vec<RawDescriptor>| -> Result<Vec<Descriptor>, DocumentError> {
-                raw.into_iter()
-                    .enumerate()
-                    .map(|(i, d)| descriptor(&format!("{place} {i}"), d))
-                    .collect()
-            };
         if let Some(manifests) = raw.manifests {
-            return Ok(Document::Index(Index {
-                manifests: list("manifest", manifests)?,
-            }));
+            return Ok(Document::Index(Index { manifests: list("manifest", manifests)? }));
         }
         match (raw.config, raw.layers) {
-            (Some(config), Some(layers)) => Ok(Document::Manifest(Manifest {
-                config: descriptor("config", config)?,
-                layers: list("layer", layers)?,
-            })),
-            _ => Err(DocumentError(
-                "it has neither `config` and `layers` nor `manifests`".into(),
-            )),
+            (Some(config), Some(layers)) => {
+                Ok(Document::Manifest(Manifest { config: descriptor("config", config)?, layers: list("layer", layers)? }))
+            }
+            _ => Err(DocumentError("it has neither `config` and `layers` nor `manifests`".into())),
         }
     }
 }
@@ -149,29 +131,16 @@ impl Manifest {
     pub fn layers(&self, config: &ImageConfig) -> Result<Vec<LayerInfo>, DocumentError> {
         for (i, layer) in self.layers.iter().enumerate() {
             if !is_layer(&layer.media_type) {
-                return Err(DocumentError(format!(
-                    "layer {i} is {:?}, not a layer of a file system",
-                    shortened(&layer.media_type)
-                )));
+                return Err(DocumentError(format!("layer {i} is {:?}, not a layer of a file system", shortened(&layer.media_type))));
             }
         }
         let (layers, diff_ids) = (self.layers.len(), config.diff_ids.len());
         if layers != diff_ids {
-            return Err(DocumentError(format!(
-                "it has {layers} layers, and its config has {diff_ids} diff_ids"
-            )));
+            return Err(DocumentError(format!("it has {layers} layers, and its config has {diff_ids} diff_ids")));
         }
         let joined = self.layers.iter().zip(&config.diff_ids).enumerate();
         Ok(joined
-            .map(|(i, (layer, diff_id))| {
-                LayerInfo::new(
-                    i,
-                    layer.digest.clone(),
-                    diff_id.clone(),
-                    layer.size,
-                    layer.media_type.clone(),
-                )
-            })
+            .map(|(i, (layer, diff_id))| LayerInfo::new(i, layer.digest.clone(), diff_id.clone(), layer.size, layer.media_type.clone()))
             .collect())
     }
 }
@@ -180,9 +149,7 @@ impl Manifest {
 fn is_layer(media_type: &str) -> bool {
     let oci = media_type
         .strip_prefix("application/vnd.oci.image.layer.v1.")
-        .or_else(|| {
-            media_type.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1.")
-        });
+        .or_else(|| media_type.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1."));
     let docker = media_type
         .strip_prefix("application/vnd.docker.image.rootfs.diff.")
         .or_else(|| media_type.strip_prefix("application/vnd.docker.image.rootfs.foreign.diff."));
@@ -196,13 +163,8 @@ fn is_layer(media_type: &str) -> bool {
 impl Index {
     /// The image that fits a platform best: the same variant, else the newest older one; the first of several that fit alike.
     pub fn choose(&self, platform: &Platform) -> Option<&Descriptor> {
-        let usable = self
-            .manifests
-            .iter()
-            .filter(|d| is_manifest_or_index(&d.media_type));
-        let fitting = usable
-            .clone()
-            .filter_map(|d| Some((platform.distance(d.platform.as_ref()?)?, d)));
+        let usable = self.manifests.iter().filter(|d| is_manifest_or_index(&d.media_type));
+        let fitting = usable.clone().filter_map(|d| Some((platform.distance(d.platform.as_ref()?)?, d)));
         match fitting.min_by_key(|(distance, _)| *distance) {
             Some((_, descriptor)) => Some(descriptor),
             // A layout's index often says no platform. The config has the last word.
@@ -212,11 +174,7 @@ impl Index {
 
     /// The platforms there are, each once, sorted.
     pub fn platforms(&self) -> Vec<Platform> {
-        let mut platforms: Vec<Platform> = self
-            .manifests
-            .iter()
-            .filter_map(|d| d.platform.clone())
-            .collect();
+        let mut platforms: Vec<Platform> = self.manifests.iter().filter_map(|d| d.platform.clone()).collect();
         // Build attestations stand in an index as unknown/unknown.
         platforms.retain(|p| p.os() != "unknown" && p.architecture() != "unknown");
         platforms.sort();
@@ -226,10 +184,7 @@ impl Index {
 }
 
 fn is_manifest_or_index(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        "" | OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST
-    )
+    matches!(media_type, "" | OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST)
 }
 
 /// Reads an object. Serde would take an array, too, as the object's members in order.
@@ -243,10 +198,7 @@ pub(crate) fn from_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<
             serde_json::error::Category::Data => "as it should be",
             _ => "JSON",
         };
-        DocumentError(format!(
-            "it isn't {what}: {}",
-            shortened(&error.to_string())
-        ))
+        DocumentError(format!("it isn't {what}: {}", shortened(&error.to_string())))
     })
 }
 
@@ -262,9 +214,7 @@ mod tests {
             d.platform = (!platform.is_empty()).then(|| platform.parse().unwrap());
             d
         };
-        Index {
-            manifests: entries.iter().enumerate().map(entry).collect(),
-        }
+        Index { manifests: entries.iter().enumerate().map(entry).collect() }
     }
 
     #[test]
@@ -272,51 +222,27 @@ mod tests {
         let d = format!(r#"{{"mediaType":"x","digest":"{D}","size":1}}"#);
         let m = |inside: &str| format!(r#"{{"schemaVersion":2,{inside}}}"#);
         let cases = [
-            (
-                m(&format!(r#""manifests":[],"config":{d},"layers":[]"#)),
-                "it has both `manifests` and `layers`",
-            ),
-            (
-                r#"{"schemaVersion":1,"fsLayers":[]}"#.into(),
-                "it is of Docker's schema 1",
-            ),
-            (
-                r#"{"schemaVersion":3,"layers":[]}"#.into(),
-                "it has the unknown schemaVersion 3",
-            ),
+            (m(&format!(r#""manifests":[],"config":{d},"layers":[]"#)), "it has both `manifests` and `layers`"),
+            (r#"{"schemaVersion":1,"fsLayers":[]}"#.into(), "it is of Docker's schema 1"),
+            (r#"{"schemaVersion":3,"layers":[]}"#.into(), "it has the unknown schemaVersion 3"),
             (r#"{"layers":[]}"#.into(), "it has no schemaVersion"),
             (m(r#""x":1"#), "it has neither"),
             (m(&format!(r#""config":{d}"#)), "it has neither"),
+            (m(&format!(r#""mediaType":"{OCI_INDEX}","config":{d},"layers":[]"#)), "it is a manifest, but calls itself"),
+            (m(&format!(r#""mediaType":"{OCI_MANIFEST}","manifests":[]"#)), "it is an index, but calls itself"),
             (
-                m(&format!(
-                    r#""mediaType":"{OCI_INDEX}","config":{d},"layers":[]"#
-                )),
-                "it is a manifest, but calls itself",
-            ),
-            (
-                m(&format!(r#""mediaType":"{OCI_MANIFEST}","manifests":[]"#)),
-                "it is an index, but calls itself",
-            ),
-            (
-                m(&format!(
-                    r#""config":{d},"layers":[{{"mediaType":"x","digest":"sha256:../../x","size":1}}]"#
-                )),
+                m(&format!(r#""config":{d},"layers":[{{"mediaType":"x","digest":"sha256:../../x","size":1}}]"#)),
                 "layer 0: \"sha256:../../x\" isn't a digest: a sha256 has 64 hexadecimal digits",
             ),
             (
-                m(&format!(
-                    r#""config":{{"mediaType":"x","digest":"{D}","size":-1}},"layers":[]"#
-                )),
+                m(&format!(r#""config":{{"mediaType":"x","digest":"{D}","size":-1}},"layers":[]"#)),
                 "it isn't as it should be: invalid value: integer `-1`, expected u64",
             ),
             ("nothing".into(), "it isn't a JSON object"),
             (String::new(), "it isn't JSON"),
             ("[".repeat(100_000), "it isn't a JSON object"),
             (r#"{"a":"#.repeat(100_000), "it isn't JSON: EOF"),
-            (
-                format!(r#"{{"schemaVersion":2,"x":"{}"}}"#, "x".repeat(4 << 20)),
-                "it is 4194330 bytes long; at most 4 MiB are read",
-            ),
+            (format!(r#"{{"schemaVersion":2,"x":"{}"}}"#, "x".repeat(4 << 20)), "it is 4194330 bytes long; at most 4 MiB are read"),
         ];
         for (text, start) in cases {
             let error = Document::parse(text.as_bytes()).unwrap_err().to_string();
@@ -345,48 +271,25 @@ mod tests {
             ("windows/amd64", None),
         ];
         for (platform, chosen) in cases {
-            assert_eq!(
-                all.choose(&platform.parse().unwrap()).map(|d| d.size),
-                chosen,
-                "{platform}"
-            );
+            assert_eq!(all.choose(&platform.parse().unwrap()).map(|d| d.size), chosen, "{platform}");
         }
         let shown: Vec<String> = all.platforms().iter().map(Platform::to_string).collect();
-        assert_eq!(
-            shown,
-            [
-                "linux/amd64",
-                "linux/amd64/v3",
-                "linux/arm/v5",
-                "linux/arm/v6"
-            ]
-        );
+        assert_eq!(shown, ["linux/amd64", "linux/amd64/v3", "linux/arm/v5", "linux/arm/v6"]);
     }
 
     #[test]
     fn a_manifest_and_its_config_must_agree_on_the_layers() {
         let mut manifest = Manifest {
             config: Descriptor::new("x", D.parse().unwrap(), 1),
-            layers: vec![Descriptor::new(
-                "application/vnd.oci.image.layer.v1.tar+gzip",
-                D.parse().unwrap(),
-                1,
-            )],
+            layers: vec![Descriptor::new("application/vnd.oci.image.layer.v1.tar+gzip", D.parse().unwrap(), 1)],
         };
         let config = ImageConfig::parse(br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#).unwrap();
         let error = manifest.layers(&config).unwrap_err().to_string();
         assert_eq!(error, "it has 1 layers, and its config has 0 diff_ids");
-        for media_type in [
-            "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
-            "application/wasm",
-            "",
-        ] {
+        for media_type in ["application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "application/wasm", ""] {
             manifest.layers[0].media_type = media_type.into();
             let error = manifest.layers(&config).unwrap_err().to_string();
-            assert_eq!(
-                error,
-                format!("layer 0 is {media_type:?}, not a layer of a file system")
-            );
+            assert_eq!(error, format!("layer 0 is {media_type:?}, not a layer of a file system"));
         }
     }
 }

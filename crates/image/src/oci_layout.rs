@@ -64,18 +64,10 @@ impl<'a> OciLayout<'a> {
     /// [`Error::NotALayout`], [`Error::Document`] for its index, [`Error::Disk`].
     pub fn open(path: impl AsRef<Path>) -> Result<OciLayout<'a>, Error> {
         let (dir, name) = split(path.as_ref());
-        let not_a_layout = |why: &str| Error::NotALayout {
-            path: dir.clone(),
-            why: why.to_owned(),
-        };
+        let not_a_layout = |why: &str| Error::NotALayout { path: dir.clone(), why: why.to_owned() };
         let marker = match read(&dir.join("oci-layout"), 1 << 16) {
             Ok(bytes) => bytes,
-            Err(Error::Disk { source, .. })
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
+            Err(Error::Disk { source, .. }) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(not_a_layout(match dir.is_dir() {
                     true => "it has no file `oci-layout`",
                     false => "there is no such directory",
@@ -83,13 +75,11 @@ impl<'a> OciLayout<'a> {
             }
             Err(error) => return Err(error),
         };
-        let marker: Marker = serde_json::from_slice(&marker)
-            .map_err(|_| not_a_layout("its file `oci-layout` has no imageLayoutVersion"))?;
+        let marker: Marker =
+            serde_json::from_slice(&marker).map_err(|_| not_a_layout("its file `oci-layout` has no imageLayoutVersion"))?;
         if !marker.image_layout_version.starts_with("1.") {
             let version = shortened(&marker.image_layout_version);
-            return Err(not_a_layout(&format!(
-                "its version is {version:?}, and only 1.x is known"
-            )));
+            return Err(not_a_layout(&format!("its version is {version:?}, and only 1.x is known")));
         }
         let path = dir.join("index.json");
         let bytes = match read(&path, MANIFEST_MAX) {
@@ -99,31 +89,15 @@ impl<'a> OciLayout<'a> {
             other => other?,
         };
         match Document::parse(&bytes) {
-            Ok(Document::Index(index)) => Ok(OciLayout {
-                dir,
-                index,
-                name,
-                platform: Platform::host(),
-                reference: None,
-                progress: None,
-            }),
+            Ok(Document::Index(index)) => Ok(OciLayout { dir, index, name, platform: Platform::host(), reference: None, progress: None }),
             Ok(Document::Manifest(_)) => Err(not_a_layout("its `index.json` is a manifest")),
-            Err(source) => Err(Error::Document {
-                image: dir.display().to_string(),
-                part: "the index.json".into(),
-                source,
-            }),
+            Err(source) => Err(Error::Document { image: dir.display().to_string(), part: "the index.json".into(), source }),
         }
     }
 
     /// The names of the images in it, sorted.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .index
-            .manifests
-            .iter()
-            .filter_map(|d| d.annotations.get(REF_NAME).cloned())
-            .collect();
+        let mut names: Vec<String> = self.index.manifests.iter().filter_map(|d| d.annotations.get(REF_NAME).cloned()).collect();
         names.sort();
         names.dedup();
         names
@@ -161,69 +135,40 @@ impl<'a> OciLayout<'a> {
     pub fn import(&self, store: &Store, sink: &dyn LayerSink) -> Result<Image, Error> {
         let entry = self.entry()?;
         let reference = self.reference_for(entry);
-        self.report(Progress::Resolving {
-            reference: reference.clone(),
-        });
+        self.report(Progress::Resolving { reference: reference.clone() });
 
         let (mut descriptor, mut depth) = (entry.clone(), 0);
         let manifest = loop {
             let bytes = self.document(&descriptor, "the manifest", MANIFEST_MAX)?;
-            let document = Document::parse(&bytes).map_err(|source| Error::Document {
-                image: self.shown(),
-                part: "the manifest".into(),
-                source,
-            })?;
+            let document =
+                Document::parse(&bytes).map_err(|source| Error::Document { image: self.shown(), part: "the manifest".into(), source })?;
             store.put(&descriptor.digest, &bytes, &self.shown(), "the manifest")?;
             match document {
                 Document::Manifest(manifest) => break manifest,
                 Document::Index(index) if depth < DEPTH => {
-                    descriptor = index.choose(&self.platform).cloned().ok_or_else(|| {
-                        Error::NoSuchPlatform {
-                            image: self.shown(),
-                            wanted: Box::new(self.platform.clone()),
-                            available: index.platforms(),
-                        }
+                    descriptor = index.choose(&self.platform).cloned().ok_or_else(|| Error::NoSuchPlatform {
+                        image: self.shown(),
+                        wanted: Box::new(self.platform.clone()),
+                        available: index.platforms(),
                     })?;
                     depth += 1;
                 }
                 Document::Index(_) => {
-                    return Err(Error::NotALayout {
-                        path: self.dir.clone(),
-                        why: "its indexes lie too deep".into(),
-                    });
+                    return Err(Error::NotALayout { path: self.dir.clone(), why: "its indexes lie too deep".into() });
                 }
             }
         };
         let config = self.document(&manifest.config, "the config", CONFIG_MAX)?;
-        store.put(
-            &manifest.config.digest,
-            &config,
-            &self.shown(),
-            "the config",
-        )?;
-        let image = image(
-            reference,
-            self.platform.clone(),
-            descriptor.digest.clone(),
-            &manifest,
-            &config,
-        )?;
+        store.put(&manifest.config.digest, &config, &self.shown(), "the config")?;
+        let image = image(reference, self.platform.clone(), descriptor.digest.clone(), &manifest, &config)?;
         let _lease = store.lease(&image)?;
         self.layers(&image, store, sink)?;
 
-        let record = Record::new(
-            &image.reference,
-            &image.platform,
-            &entry.digest,
-            &image.digest,
-        );
+        let record = Record::new(&image.reference, &image.platform, &entry.digest, &image.digest);
         if store.record(&image.reference, &image.platform)?.as_ref() != Some(&record) {
             store.publish(&record)?;
         }
-        self.report(Progress::Done {
-            reference: image.reference.clone(),
-            digest: image.digest.clone(),
-        });
+        self.report(Progress::Done { reference: image.reference.clone(), digest: image.digest.clone() });
         Ok(image)
     }
 
@@ -245,19 +190,14 @@ impl<'a> OciLayout<'a> {
                 }
             }
         };
-        let workers = std::thread::available_parallelism()
-            .map_or(1, NonZero::get)
-            .min(layers.len());
+        let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(layers.len());
         std::thread::scope(|scope| {
             for _ in 1..workers {
                 scope.spawn(work);
             }
             work();
         });
-        failure
-            .into_inner()
-            .unwrap_or_else(|e| e.into_inner())
-            .map_or(Ok(()), Err)
+        failure.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 
     fn layer(&self, layer: &LayerInfo, store: &Store, sink: &dyn LayerSink) -> Result<(), Error> {
@@ -274,11 +214,7 @@ impl<'a> OciLayout<'a> {
             let mut flow = Flow::from_start(ingest)?.with_sink(sink, layer)?;
             let mut buffer = vec![0; 128 << 10];
             let (mut done, mut shown) = (0, 0);
-            self.report(Progress::Layer {
-                digest: layer.digest.clone(),
-                done,
-                total: layer.size,
-            });
+            self.report(Progress::Layer { digest: layer.digest.clone(), done, total: layer.size });
             loop {
                 let n = file.read(&mut buffer).map_err(disk("read", &path))?;
                 if n == 0 {
@@ -287,35 +223,22 @@ impl<'a> OciLayout<'a> {
                 flow.take(&buffer[..n])?;
                 done += n as u64;
                 if done - shown >= STEP || done == layer.size {
-                    self.report(Progress::Layer {
-                        digest: layer.digest.clone(),
-                        done,
-                        total: layer.size,
-                    });
+                    self.report(Progress::Layer { digest: layer.digest.clone(), done, total: layer.size });
                     shown = done;
                 }
             }
             flow.finish()?;
         }
-        self.report(Progress::Unpacked {
-            digest: layer.digest.clone(),
-        });
+        self.report(Progress::Unpacked { digest: layer.digest.clone() });
         Ok(())
     }
 
     /// The entry of `index.json` that is meant.
     fn entry(&self) -> Result<&Descriptor, Error> {
-        let no_such_name = || Error::NoSuchName {
-            path: self.dir.clone(),
-            wanted: self.name.clone(),
-            available: self.names(),
-        };
+        let no_such_name = || Error::NoSuchName { path: self.dir.clone(), wanted: self.name.clone(), available: self.names() };
         let entries = &self.index.manifests;
         let named: Vec<&Descriptor> = match &self.name {
-            Some(name) => entries
-                .iter()
-                .filter(|d| d.annotations.get(REF_NAME) == Some(name))
-                .collect(),
+            Some(name) => entries.iter().filter(|d| d.annotations.get(REF_NAME) == Some(name)).collect(),
             None => entries.iter().collect(),
         };
         match named.as_slice() {
@@ -323,27 +246,17 @@ impl<'a> OciLayout<'a> {
             [only] => Ok(*only),
             several => {
                 // One name may stand at one image for each platform.
-                let index = Index {
-                    manifests: several.iter().map(|d| (*d).clone()).collect(),
-                };
-                let distinct = |d: &&Descriptor| {
-                    d.annotations.get(REF_NAME) != several[0].annotations.get(REF_NAME)
-                };
+                let index = Index { manifests: several.iter().map(|d| (*d).clone()).collect() };
+                let distinct = |d: &&Descriptor| d.annotations.get(REF_NAME) != several[0].annotations.get(REF_NAME);
                 if several.iter().any(distinct) || several.iter().any(|d| d.platform.is_none()) {
                     return Err(no_such_name());
                 }
-                let chosen = index
-                    .choose(&self.platform)
-                    .ok_or_else(|| Error::NoSuchPlatform {
-                        image: self.shown(),
-                        wanted: Box::new(self.platform.clone()),
-                        available: index.platforms(),
-                    })?;
-                Ok(several
-                    .iter()
-                    .copied()
-                    .find(|d| d.digest == chosen.digest)
-                    .unwrap_or(several[0]))
+                let chosen = index.choose(&self.platform).ok_or_else(|| Error::NoSuchPlatform {
+                    image: self.shown(),
+                    wanted: Box::new(self.platform.clone()),
+                    available: index.platforms(),
+                })?;
+                Ok(several.iter().copied().find(|d| d.digest == chosen.digest).unwrap_or(several[0]))
             }
         }
     }
@@ -352,38 +265,22 @@ impl<'a> OciLayout<'a> {
         if let Some(reference) = &self.reference {
             return reference.clone();
         }
-        let name = entry
-            .annotations
-            .get(REF_NAME)
-            .map(String::as_str)
-            .unwrap_or("latest");
+        let name = entry.annotations.get(REF_NAME).map(String::as_str).unwrap_or("latest");
         if name.contains('/')
             && let Ok(reference) = name.parse()
         {
             return reference;
         }
         let dir = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
-        let dir = dir
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .to_lowercase();
+        let dir = dir.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let allowed = |c: char| {
-            if c.is_ascii_lowercase() || c.is_ascii_digit() {
-                c
-            } else {
-                '-'
-            }
+            if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }
         };
         let dir: String = dir.chars().take(100).map(allowed).collect();
         let dir = dir.trim_matches('-');
         let repository = if dir.is_empty() { "layout" } else { dir };
         let named = format!("localhost/{repository}:{name}").parse();
-        named.unwrap_or_else(|_| {
-            format!("localhost/{repository}@{}", entry.digest)
-                .parse()
-                .expect("letters, digits and dashes are a name")
-        })
+        named.unwrap_or_else(|_| format!("localhost/{repository}@{}", entry.digest).parse().expect("letters, digits and dashes are a name"))
     }
 
     fn shown(&self) -> String {
@@ -400,55 +297,34 @@ impl<'a> OciLayout<'a> {
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.dir
-            .join("blobs")
-            .join(digest.algorithm().as_str())
-            .join(digest.hex())
+        self.dir.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
     }
 
     fn open_blob(&self, digest: &Digest, part: &str) -> Result<File, Error> {
         let path = self.blob_path(digest);
         open(&path).map_err(|error| match error {
-            Error::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Error::Corrupt {
-                    image: self.shown(),
-                    part: part.to_owned(),
-                    expected: digest.to_string(),
-                    got: "nothing: its blob isn't in the layout".into(),
-                }
-            }
+            Error::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => Error::Corrupt {
+                image: self.shown(),
+                part: part.to_owned(),
+                expected: digest.to_string(),
+                got: "nothing: its blob isn't in the layout".into(),
+            },
             error => error,
         })
     }
 
     /// A manifest or a config, checked against what points to it.
     fn document(&self, descriptor: &Descriptor, part: &str, max: u64) -> Result<Vec<u8>, Error> {
-        let corrupt = |expected, got| {
-            Err(Error::Corrupt {
-                image: self.shown(),
-                part: part.to_owned(),
-                expected,
-                got,
-            })
-        };
+        let corrupt = |expected, got| Err(Error::Corrupt { image: self.shown(), part: part.to_owned(), expected, got });
         if descriptor.size > max {
-            return corrupt(
-                format!("at most {max} bytes"),
-                format!("{} bytes", descriptor.size),
-            );
+            return corrupt(format!("at most {max} bytes"), format!("{} bytes", descriptor.size));
         }
         let mut bytes = Vec::new();
         let file = self.open_blob(&descriptor.digest, part)?;
         let path = self.blob_path(&descriptor.digest);
-        file.take(descriptor.size + 1)
-            .read_to_end(&mut bytes)
-            .map_err(disk("read", &path))?;
+        file.take(descriptor.size + 1).read_to_end(&mut bytes).map_err(disk("read", &path))?;
         if bytes.len() as u64 != descriptor.size {
-            let got = if bytes.len() as u64 > descriptor.size {
-                "more".into()
-            } else {
-                format!("{} bytes", bytes.len())
-            };
+            let got = if bytes.len() as u64 > descriptor.size { "more".into() } else { format!("{} bytes", bytes.len()) };
             return corrupt(format!("{} bytes", descriptor.size), got);
         }
         let digest = Digest::of(descriptor.digest.algorithm(), &bytes);
@@ -483,31 +359,18 @@ fn split(path: &Path) -> (PathBuf, Option<String>) {
 /// Opens a regular file; a FIFO or a device that stands in its place blocks nobody.
 fn open(path: &Path) -> Result<File, Error> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(disk("open", path))?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(disk("open", path))?;
     if !file.metadata().map_err(disk("look at", path))?.is_file() {
-        return Err(disk("read", path)(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it isn't a regular file",
-        )));
+        return Err(disk("read", path)(io::Error::new(io::ErrorKind::InvalidInput, "it isn't a regular file")));
     }
     Ok(file)
 }
 
 fn read(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    open(path)?
-        .take(max + 1)
-        .read_to_end(&mut bytes)
-        .map_err(disk("read", path))?;
+    open(path)?.take(max + 1).read_to_end(&mut bytes).map_err(disk("read", path))?;
     if bytes.len() as u64 > max {
-        let error = io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("it is longer than {max} bytes"),
-        );
+        let error = io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {max} bytes"));
         return Err(disk("read", path)(error));
     }
     Ok(bytes)

@@ -44,11 +44,7 @@ impl Platform {
             ("arm", Some("5")) => ("arm", Some("v5")),
             (architecture, variant) => (architecture, variant),
         };
-        Platform {
-            os,
-            architecture: architecture.to_owned(),
-            variant: variant.map(str::to_owned),
-        }
+        Platform { os, architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
     }
 
     /// The platform that this program was built for.
@@ -103,11 +99,7 @@ impl Platform {
 }
 
 fn is_word(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 64
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_' || b == b'-')
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_' || b == b'-')
 }
 
 impl fmt::Display for Platform {
@@ -126,24 +118,16 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Platform, ParsePlatformError> {
         let parts: Vec<&str> = text.split('/').collect();
         match parts.as_slice() {
-            [os, architecture] if is_word(os) && is_word(architecture) => {
-                Ok(Platform::new(os, architecture, None))
-            }
-            [os, architecture, variant] if parts.iter().all(|p| is_word(p)) => {
-                Ok(Platform::new(os, architecture, Some(variant)))
-            }
-            _ => Err(ParsePlatformError {
-                text: shortened(text),
-            }),
+            [os, architecture] if is_word(os) && is_word(architecture) => Ok(Platform::new(os, architecture, None)),
+            [os, architecture, variant] if parts.iter().all(|p| is_word(p)) => Ok(Platform::new(os, architecture, Some(variant))),
+            _ => Err(ParsePlatformError { text: shortened(text) }),
         }
     }
 }
 
 /// Why a text isn't a [`Platform`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} isn't a platform: it has the form os/architecture or os/architecture/variant, as linux/arm64"
-)]
+#[error("{text:?} isn't a platform: it has the form os/architecture or os/architecture/variant, as linux/arm64")]
 pub struct ParsePlatformError {
     text: String,
 }
@@ -167,23 +151,10 @@ mod tests {
             ("windows/amd64", "windows/amd64"),
         ];
         for (text, shown) in cases {
-            assert_eq!(
-                text.parse::<Platform>().unwrap().to_string(),
-                shown,
-                "{text}"
-            );
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), shown, "{text}");
             assert_eq!(shown.parse::<Platform>().unwrap().to_string(), shown);
         }
-        for text in [
-            "",
-            "linux",
-            "linux/",
-            "/amd64",
-            "linux//v8",
-            "a/b/c/d",
-            "linux/am d64",
-            "linux/a\u{1b}[2J",
-        ] {
+        for text in ["", "linux", "linux/", "/amd64", "linux//v8", "a/b/c/d", "linux/am d64", "linux/a\u{1b}[2J"] {
             assert!(text.parse::<Platform>().is_err(), "{text:?}");
         }
     }
@@ -202,21 +173,13 @@ mod tests {
             ("linux/s390x", "linux/s390x", Some(true)),
         ];
         for (host, image, expected) in cases {
-            let (host, image): (Platform, Platform) =
-                (host.parse().unwrap(), image.parse().unwrap());
-            assert_eq!(
-                host.distance(&image).map(|d| d == 0),
-                expected,
-                "{image} on {host}"
-            );
+            let (host, image): (Platform, Platform) = (host.parse().unwrap(), image.parse().unwrap());
+            assert_eq!(host.distance(&image).map(|d| d == 0), expected, "{image} on {host}");
         }
     }
 
     #[test]
     fn a_strangers_words_cannot_reach_a_terminal() {
-        assert_eq!(
-            Platform::new("linux\u{1b}]0;x", "", None).to_string(),
-            "unknown/unknown"
-        );
+        assert_eq!(Platform::new("linux\u{1b}]0;x", "", None).to_string(), "unknown/unknown");
     }
 }

@@ -57,11 +57,7 @@ impl Reference {
     /// The same repository, at a digest.
     #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Reference {
-        Reference {
-            digest: Some(digest),
-            tag: None,
-            ..self.clone()
-        }
+        Reference { digest: Some(digest), tag: None, ..self.clone() }
     }
 
     /// The form that people write: without `docker.io/` and `library/`.
@@ -103,11 +99,7 @@ impl FromStr for Reference {
     type Err = ParseReferenceError;
 
     fn from_str(text: &str) -> Result<Reference, ParseReferenceError> {
-        parse(text).map_err(|(why, remedy)| ParseReferenceError {
-            text: shortened(text),
-            why,
-            remedy,
-        })
+        parse(text).map_err(|(why, remedy)| ParseReferenceError { text: shortened(text), why, remedy })
     }
 }
 
@@ -134,54 +126,30 @@ fn parse(text: &str) -> Result<Reference, Failure> {
     if text.is_empty() {
         return Err(fail("it is empty"));
     }
-    if let Some(scheme) = ["docker://", "https://", "http://"]
-        .iter()
-        .find(|s| text.starts_with(*s))
-    {
-        return Err((
-            format!("it begins with `{scheme}`"),
-            Some(format!("write {:?}", &text[scheme.len()..])),
-        ));
+    if let Some(scheme) = ["docker://", "https://", "http://"].iter().find(|s| text.starts_with(*s)) {
+        return Err((format!("it begins with `{scheme}`"), Some(format!("write {:?}", &text[scheme.len()..]))));
     }
 
     let (name, digest) = match text.split_once('@') {
-        Some((name, digest)) => (
-            name,
-            Some(
-                digest
-                    .parse::<Digest>()
-                    .map_err(|e| (e.to_string(), None))?,
-            ),
-        ),
+        Some((name, digest)) => (name, Some(digest.parse::<Digest>().map_err(|e| (e.to_string(), None))?)),
         None => (text, None),
     };
     // A colon before the last slash belongs to a port.
     let after_slash = name.rfind('/').map_or(0, |i| i + 1);
     let (name, tag) = match name[after_slash..].rfind(':') {
-        Some(colon) => (
-            &name[..after_slash + colon],
-            Some(&name[after_slash + colon + 1..]),
-        ),
+        Some(colon) => (&name[..after_slash + colon], Some(&name[after_slash + colon + 1..])),
         None => (name, None),
     };
     if let Some(tag) = tag {
         check_tag(tag).map_err(|why| (why, None))?;
     }
 
-    let is_host = |part: &str| {
-        part == "localhost"
-            || part.contains(['.', ':', '['])
-            || part.bytes().any(|b| b.is_ascii_uppercase())
-    };
+    let is_host = |part: &str| part == "localhost" || part.contains(['.', ':', '[']) || part.bytes().any(|b| b.is_ascii_uppercase());
     let (registry, path) = match name.split_once('/') {
         Some((first, rest)) if is_host(first) => (first, rest),
         _ => ("docker.io", name),
     };
-    let registry = if registry == "index.docker.io" {
-        "docker.io"
-    } else {
-        registry
-    };
+    let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
     check_host(registry).map_err(|why| (why, None))?;
     check_path(path).map_err(|why| {
         let lower = text.replacen(path, &path.to_lowercase(), 1);
@@ -189,9 +157,7 @@ fn parse(text: &str) -> Result<Reference, Failure> {
         (why, remedy)
     })?;
     if registry == "docker.io" && path.len() == 64 && path.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(fail(
-            "64 hexadecimal digits are an image's id, not its name",
-        ));
+        return Err(fail("64 hexadecimal digits are an image's id, not its name"));
     }
 
     let repository = match registry == "docker.io" && !path.contains('/') {
@@ -206,12 +172,7 @@ fn parse(text: &str) -> Result<Reference, Failure> {
         (None, None) => Some("latest".to_owned()),
         (None, Some(_)) => None,
     };
-    Ok(Reference {
-        registry: registry.to_owned(),
-        repository,
-        tag,
-        digest,
-    })
+    Ok(Reference { registry: registry.to_owned(), repository, tag, digest })
 }
 
 /// `[\w][\w.-]{0,127}`
@@ -220,15 +181,8 @@ fn check_tag(tag: &str) -> Result<(), String> {
     match tag.as_bytes() {
         [] => Err("the tag after the `:` is empty".to_owned()),
         bytes if bytes.len() > 128 => Err("a tag has at most 128 characters".to_owned()),
-        [first, rest @ ..]
-            if word(*first) && rest.iter().all(|&b| word(b) || b == b'.' || b == b'-') =>
-        {
-            Ok(())
-        }
-        _ => Err(format!(
-            "the tag {:?} has a character that no tag may have",
-            shortened(tag)
-        )),
+        [first, rest @ ..] if word(*first) && rest.iter().all(|&b| word(b) || b == b'.' || b == b'-') => Ok(()),
+        _ => Err(format!("the tag {:?} has a character that no tag may have", shortened(tag))),
     }
 }
 
@@ -238,31 +192,18 @@ fn check_host(host: &str) -> Result<(), String> {
         Some(rest) => {
             let (address, after) = rest.split_once(']').ok_or_else(bad)?;
             address.parse::<Ipv6Addr>().map_err(|_| bad())?;
-            (
-                None,
-                if after.is_empty() {
-                    None
-                } else {
-                    Some(after.strip_prefix(':').ok_or_else(bad)?)
-                },
-            )
+            (None, if after.is_empty() { None } else { Some(after.strip_prefix(':').ok_or_else(bad)?) })
         }
         None => match host.split_once(':') {
             Some((name, port)) => (Some(name), Some(port)),
             None => (Some(host), None),
         },
     };
-    if port.is_some_and(|p| {
-        p.is_empty() || !p.bytes().all(|b| b.is_ascii_digit()) || p.parse::<u16>().is_err()
-    }) {
+    if port.is_some_and(|p| p.is_empty() || !p.bytes().all(|b| b.is_ascii_digit()) || p.parse::<u16>().is_err()) {
         return Err(bad());
     }
-    let label = |l: &str| {
-        !l.is_empty()
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
+    let label =
+        |l: &str| !l.is_empty() && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') && !l.starts_with('-') && !l.ends_with('-');
     match name {
         Some(name) if !name.split('.').all(label) => Err(bad()),
         _ => Ok(()),
@@ -282,28 +223,14 @@ fn check_path(path: &str) -> Result<(), String> {
         if part.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(format!("{:?} must be lower case", shown()));
         }
-        if !part
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
-        {
-            return Err(format!(
-                "{:?} has a character that no name may have",
-                shown()
-            ));
+        if !part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b)) {
+            return Err(format!("{:?} has a character that no name may have", shown()));
         }
-        let separators = part
-            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            .filter(|s| !s.is_empty());
+        let separators = part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).filter(|s| !s.is_empty());
         let fine = |s: &str| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-');
         let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-        if !separators.into_iter().all(fine)
-            || !ends(part.as_bytes().first())
-            || !ends(part.as_bytes().last())
-        {
-            return Err(format!(
-                "in {:?} letters and digits may be separated by one of . _ __ -",
-                shown()
-            ));
+        if !separators.into_iter().all(fine) || !ends(part.as_bytes().first()) || !ends(part.as_bytes().last()) {
+            return Err(format!("in {:?} letters and digits may be separated by one of . _ __ -", shown()));
         }
     }
     Ok(())
@@ -322,10 +249,7 @@ mod tests {
             ("postgres:16", "docker.io/library/postgres:16"),
             ("bitnami/redis", "docker.io/bitnami/redis:latest"),
             ("docker.io/debian", "docker.io/library/debian:latest"),
-            (
-                "index.docker.io/library/debian:12",
-                "docker.io/library/debian:12",
-            ),
+            ("index.docker.io/library/debian:12", "docker.io/library/debian:12"),
             ("localhost/debian", "localhost/debian:latest"),
             ("localhost:5000/debian:12", "localhost:5000/debian:12"),
             ("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest"),
@@ -337,11 +261,7 @@ mod tests {
             ("a/b__c/d-----e/f.g", "docker.io/a/b__c/d-----e/f.g:latest"),
         ];
         for (text, full) in cases {
-            assert_eq!(
-                text.parse::<Reference>().unwrap().to_string(),
-                full,
-                "{text}"
-            );
+            assert_eq!(text.parse::<Reference>().unwrap().to_string(), full, "{text}");
             assert_eq!(full.parse::<Reference>().unwrap().to_string(), full);
         }
     }
@@ -349,13 +269,7 @@ mod tests {
     #[test]
     fn a_digest_decides_and_a_tag_beside_it_is_kept() {
         let reference: Reference = format!("host.example/x@{D}").parse().unwrap();
-        assert_eq!(
-            (
-                reference.tag(),
-                reference.digest().unwrap().to_string().as_str()
-            ),
-            (None, D)
-        );
+        assert_eq!((reference.tag(), reference.digest().unwrap().to_string().as_str()), (None, D));
         let text = format!("docker.io/library/x:1@{D}");
         assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
     }
@@ -402,43 +316,18 @@ mod tests {
     #[test]
     fn an_upper_case_name_is_answered_with_the_right_one() {
         let error = "Debian:12".parse::<Reference>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "\"Debian:12\" isn't the name of an image: \"Debian\" must be lower case"
-        );
+        assert_eq!(error.to_string(), "\"Debian:12\" isn't the name of an image: \"Debian\" must be lower case");
         assert_eq!(error.remedy().as_deref(), Some("write \"debian:12\""));
         let error = "docker://debian:12".parse::<Reference>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "\"docker://debian:12\" isn't the name of an image: it begins with `docker://`"
-        );
+        assert_eq!(error.to_string(), "\"docker://debian:12\" isn't the name of an image: it begins with `docker://`");
         assert_eq!(error.remedy().as_deref(), Some("write \"debian:12\""));
     }
 
     #[test]
     fn only_this_machine_is_loopback() {
-        let yes = [
-            "localhost/a",
-            "localhost:5000/a",
-            "127.0.0.1:1/a",
-            "127.3.2.1/a",
-            "[::1]:80/a",
-            "[::1]/a",
-        ];
-        let no = [
-            "debian",
-            "localhost.example/a",
-            "128.0.0.1/a",
-            "[::2]/a",
-            "127.0.0.1.example/a",
-        ];
-        assert!(
-            yes.iter()
-                .all(|t| t.parse::<Reference>().unwrap().is_loopback())
-        );
-        assert!(
-            !no.iter()
-                .any(|t| t.parse::<Reference>().unwrap().is_loopback())
-        );
+        let yes = ["localhost/a", "localhost:5000/a", "127.0.0.1:1/a", "127.3.2.1/a", "[::1]:80/a", "[::1]/a"];
+        let no = ["debian", "localhost.example/a", "128.0.0.1/a", "[::2]/a", "127.0.0.1.example/a"];
+        assert!(yes.iter().all(|t| t.parse::<Reference>().unwrap().is_loopback()));
+        assert!(!no.iter().any(|t| t.parse::<Reference>().unwrap().is_loopback()));
     }
 }

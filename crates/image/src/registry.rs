@@ -27,14 +27,14 @@ use crate::descriptor::Descriptor;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Image;
-use crate::ingest::{Begin, Flow, Ingest, Prepared, prepare};
+use crate::ingest::{Flow, Ingest, Prepared, prepare};
 use crate::manifest::{Document, MANIFEST_MAX, Manifest};
 use crate::oci_layout::DEPTH;
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP};
 use crate::reference::Reference;
 use crate::sink::{LayerInfo, LayerSink};
-use crate::store::{PATIENCE, Record, Store, image};
+use crate::store::{PATIENCE, Record, Small, Store, image};
 
 type Callback = Arc<dyn Fn(Progress) + Send + Sync>;
 
@@ -99,14 +99,8 @@ impl Puller {
     }
 
     /// A user and a password (or token) for a registry, written as in a reference; goes before all that files say.
-    pub fn credentials(
-        mut self,
-        registry: impl Into<String>,
-        user: impl Into<String>,
-        password: impl Into<String>,
-    ) -> Self {
-        self.credentials
-            .insert(registry.into(), (user.into(), password.into()));
+    pub fn credentials(mut self, registry: impl Into<String>, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.credentials.insert(registry.into(), (user.into(), password.into()));
         self
     }
 
@@ -143,25 +137,12 @@ impl Puller {
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
-    pub async fn pull(
-        &self,
-        store: &Store,
-        reference: &Reference,
-        sink: Arc<dyn LayerSink>,
-    ) -> Result<Image, Error> {
+    pub async fn pull(&self, store: &Store, reference: &Reference, sink: Arc<dyn LayerSink>) -> Result<Image, Error> {
         let pull = Pull::new(self, store, reference, sink);
-        pull.report(Progress::Resolving {
-            reference: reference.clone(),
-        });
+        pull.report(Progress::Resolving { reference: reference.clone() });
         let (resolved, digest, manifest) = pull.resolve().await?;
         let config = pull.config(&manifest).await?;
-        let image = image(
-            reference.clone(),
-            self.platform.clone(),
-            digest,
-            &manifest,
-            &config,
-        )?;
+        let image = image(reference.clone(), self.platform.clone(), digest, &manifest, &config)?;
         pull.complete(&image).await?;
         pull.publish(&image, &resolved).await?;
         pull.done(&image);
@@ -172,12 +153,7 @@ impl Puller {
     ///
     /// # Errors
     /// As [`pull`](Puller::pull).
-    pub async fn pull_missing(
-        &self,
-        store: &Store,
-        reference: &Reference,
-        sink: Arc<dyn LayerSink>,
-    ) -> Result<Image, Error> {
+    pub async fn pull_missing(&self, store: &Store, reference: &Reference, sink: Arc<dyn LayerSink>) -> Result<Image, Error> {
         let pull = Pull::new(self, store, reference, sink.clone());
         let (there, at, platform) = (store.clone(), reference.clone(), self.platform.clone());
         match pull.blocking(move || there.find(&at, &platform)).await? {
@@ -194,19 +170,11 @@ impl Puller {
     ///
     /// # Errors
     /// As [`pull`](Puller::pull).
-    pub fn pull_blocking(
-        &self,
-        store: &Store,
-        reference: &Reference,
-        sink: Arc<dyn LayerSink>,
-    ) -> Result<Image, Error> {
+    pub fn pull_blocking(&self, store: &Store, reference: &Reference, sink: Arc<dyn LayerSink>) -> Result<Image, Error> {
         // A thread of our own: a runtime can't be entered from within another.
         let work = || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime =
-                runtime.map_err(crate::error::disk("make a runtime for", store.path()))?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(crate::error::disk("make a runtime for", store.path()))?;
             runtime.block_on(self.pull(store, reference, sink))
         };
         std::thread::scope(|scope| match scope.spawn(work).join() {
@@ -238,19 +206,8 @@ struct Pull<'a> {
 }
 
 impl<'a> Pull<'a> {
-    fn new(
-        puller: &'a Puller,
-        store: &'a Store,
-        reference: &'a Reference,
-        sink: Arc<dyn LayerSink>,
-    ) -> Pull<'a> {
-        Pull {
-            puller,
-            store,
-            reference,
-            sink,
-            client: OnceCell::new(),
-        }
+    fn new(puller: &'a Puller, store: &'a Store, reference: &'a Reference, sink: Arc<dyn LayerSink>) -> Pull<'a> {
+        Pull { puller, store, reference, sink, client: OnceCell::new() }
     }
 
     fn report(&self, progress: Progress) {
@@ -260,31 +217,22 @@ impl<'a> Pull<'a> {
     }
 
     fn done(&self, image: &Image) {
-        self.report(Progress::Done {
-            reference: image.reference.clone(),
-            digest: image.digest.clone(),
-        });
+        self.report(Progress::Done { reference: image.reference.clone(), digest: image.digest.clone() });
     }
 
     /// Runs what touches the disk on a thread that may block.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-            Err(_) => Err(Error::Stopped {
-                image: self.reference.to_string(),
-            }),
+            Err(_) => Err(Error::Stopped { image: self.reference.to_string() }),
         }
     }
 
     async fn client(&self) -> Result<&Client, Error> {
         let make = || async {
             let (puller, reference) = (self.puller.clone(), self.reference.clone());
-            self.blocking(move || Client::new(&puller, &reference))
-                .await
+            self.blocking(move || Client::new(&puller, &reference)).await
         };
         self.client.get_or_try_init(make).await
     }
@@ -302,21 +250,14 @@ impl<'a> Pull<'a> {
                 Ok(Document::Manifest(manifest)) => return Ok((resolved, digest, manifest)),
                 Ok(Document::Index(index)) => index,
                 Err(source) => {
-                    return Err(Error::Document {
-                        image: self.reference.to_string(),
-                        part: "the manifest".into(),
-                        source,
-                    });
+                    return Err(Error::Document { image: self.reference.to_string(), part: "the manifest".into(), source });
                 }
             };
-            let chosen =
-                index
-                    .choose(&self.puller.platform)
-                    .ok_or_else(|| Error::NoSuchPlatform {
-                        image: self.reference.to_string(),
-                        wanted: Box::new(self.puller.platform.clone()),
-                        available: index.platforms(),
-                    })?;
+            let chosen = index.choose(&self.puller.platform).ok_or_else(|| Error::NoSuchPlatform {
+                image: self.reference.to_string(),
+                wanted: Box::new(self.puller.platform.clone()),
+                available: index.platforms(),
+            })?;
             (digest, size) = (chosen.digest.clone(), Some(chosen.size));
         }
         Err(self.corrupt("the manifest", "a manifest", "indexes within indexes"))
@@ -324,14 +265,8 @@ impl<'a> Pull<'a> {
 
     /// What the tag means now: by a HEAD where it may well be what it was before (registries don't count them), else by a GET.
     async fn ask(&self) -> Result<Digest, Error> {
-        let (store, at, platform) = (
-            self.store.clone(),
-            self.reference.clone(),
-            self.puller.platform.clone(),
-        );
-        let before = self
-            .blocking(move || Ok(store.record(&at, &platform)?.and_then(|r| r.resolved())))
-            .await?;
+        let (store, at, platform) = (self.store.clone(), self.reference.clone(), self.puller.platform.clone());
+        let before = self.blocking(move || Ok(store.record(&at, &platform)?.and_then(|r| r.resolved()))).await?;
         let client = self.client().await?;
         if before.is_some()
             && let Some(digest) = client.head().await?
@@ -348,10 +283,7 @@ impl<'a> Pull<'a> {
     /// A manifest or an index by its digest, from the store or the registry.
     async fn document(&self, digest: &Digest, size: Option<u64>) -> Result<Bytes, Error> {
         let (store, wanted) = (self.store.clone(), digest.clone());
-        if let Some(bytes) = self
-            .blocking(move || store.read(&wanted, MANIFEST_MAX))
-            .await?
-        {
+        if let Some(bytes) = self.blocking(move || store.read(&wanted, MANIFEST_MAX)).await? {
             return Ok(bytes.into());
         }
         let bytes = self.client().await?.manifest(Some(digest)).await?;
@@ -359,11 +291,7 @@ impl<'a> Pull<'a> {
         if let Some(size) = size
             && size != bytes.len() as u64
         {
-            return Err(self.corrupt(
-                "the manifest",
-                format!("{size} bytes"),
-                format!("{} bytes", bytes.len()),
-            ));
+            return Err(self.corrupt("the manifest", format!("{size} bytes"), format!("{} bytes", bytes.len())));
         }
         let got = Digest::of(digest.algorithm(), &bytes);
         if got != *digest {
@@ -381,13 +309,8 @@ impl<'a> Pull<'a> {
     }
 
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<(), Error> {
-        let (store, digest, image) = (
-            self.store.clone(),
-            digest.clone(),
-            self.reference.to_string(),
-        );
-        self.blocking(move || store.put(&digest, &bytes, &image, "the manifest"))
-            .await
+        let (store, digest, image) = (self.store.clone(), digest.clone(), self.reference.to_string());
+        self.blocking(move || store.put(&digest, &bytes, &image, "the manifest")).await
     }
 
     async fn config(&self, manifest: &Manifest) -> Result<Vec<u8>, Error> {
@@ -397,25 +320,14 @@ impl<'a> Pull<'a> {
         }
         loop {
             let (store, wanted) = (self.store.clone(), digest.clone());
-            if let Some(bytes) = self
-                .blocking(move || store.read(&wanted, CONFIG_MAX))
-                .await?
-            {
-                return Ok(bytes);
-            }
-            let (store, wanted, size, image) = (
-                self.store.clone(),
-                digest.clone(),
-                *size,
-                self.reference.to_string(),
-            );
-            let begin = move || Ingest::begin(&store, &wanted, size, &image, "the config");
-            match self.blocking(begin).await? {
-                Begin::Busy => tokio::time::sleep(PATIENCE).await,
-                Begin::Ready(ingest) => {
+            let (size, image) = (*size, self.reference.to_string());
+            let small = move || store.small(&wanted, size, CONFIG_MAX, &image, "the config");
+            match self.blocking(small).await? {
+                Small::There(bytes) => return Ok(bytes),
+                Small::Busy => tokio::time::sleep(PATIENCE).await,
+                Small::Missing(ingest) => {
                     let flow = self.blocking(move || Flow::from_start(ingest)).await?;
-                    self.fetch(flow, digest, size, "the config", &|_| {})
-                        .await?;
+                    self.fetch(flow, digest, size, "the config", &|_| {}).await?;
                 }
             }
         }
@@ -430,25 +342,14 @@ impl<'a> Pull<'a> {
         let at_once = std::thread::available_parallelism().map_or(2, NonZero::get);
         // A list of futures, not a lazy map: with the map the compiler doesn't see that the whole is `Send`.
         let work: Vec<_> = layers.into_iter().map(|layer| self.layer(layer)).collect();
-        stream::iter(work)
-            .buffer_unordered(at_once)
-            .try_collect::<()>()
-            .await
+        stream::iter(work).buffer_unordered(at_once).try_collect::<()>().await
     }
 
     async fn layer(&self, layer: &LayerInfo) -> Result<(), Error> {
         let mut again = true;
         loop {
-            let (store, info, sink, image) = (
-                self.store.clone(),
-                layer.clone(),
-                self.sink.clone(),
-                self.reference.to_string(),
-            );
-            let ingest = match self
-                .blocking(move || prepare(&store, &info, &*sink, &image))
-                .await?
-            {
+            let (store, info, sink, image) = (self.store.clone(), layer.clone(), self.sink.clone(), self.reference.to_string());
+            let ingest = match self.blocking(move || prepare(&store, &info, &*sink, &image)).await? {
                 Prepared::Done => break,
                 Prepared::Busy => {
                     tokio::time::sleep(PATIENCE).await;
@@ -463,9 +364,7 @@ impl<'a> Pull<'a> {
                 Err((_, error)) => return Err(error),
             }
         }
-        self.report(Progress::Unpacked {
-            digest: layer.digest.clone(),
-        });
+        self.report(Progress::Unpacked { digest: layer.digest.clone() });
         Ok(())
     }
 
@@ -475,34 +374,13 @@ impl<'a> Pull<'a> {
         let resume = move || Flow::resume(ingest, Some((&*sink, &info)));
         let flow = self.blocking(resume).await.map_err(|e| (true, e))?;
         let (resumed, total) = (flow.resumed(), layer.size);
-        let report = |done| {
-            self.report(Progress::Layer {
-                digest: layer.digest.clone(),
-                done,
-                total,
-            })
-        };
-        let fetched = self
-            .fetch(
-                flow,
-                &layer.digest,
-                total,
-                &format!("layer {}", layer.index),
-                &report,
-            )
-            .await;
+        let report = |done| self.report(Progress::Layer { digest: layer.digest.clone(), done, total });
+        let fetched = self.fetch(flow, &layer.digest, total, &format!("layer {}", layer.index), &report).await;
         fetched.map_err(|e| (resumed, e))
     }
 
     /// Fetches the rest of a blob.
-    async fn fetch(
-        &self,
-        flow: Flow,
-        digest: &Digest,
-        size: u64,
-        part: &str,
-        report: &(dyn Fn(u64) + Send + Sync),
-    ) -> Result<(), Error> {
+    async fn fetch(&self, flow: Flow, digest: &Digest, size: u64, part: &str, report: &(dyn Fn(u64) + Send + Sync)) -> Result<(), Error> {
         let start = flow.written();
         report(start);
         // Some chunks of tens of kilobytes: enough for both sides to keep going.
@@ -513,9 +391,7 @@ impl<'a> Pull<'a> {
             Ok(kept) => kept,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
             Err(_) => {
-                return Err(Error::Stopped {
-                    image: self.reference.to_string(),
-                });
+                return Err(Error::Stopped { image: self.reference.to_string() });
             }
         };
         // If the disk or the sink failed, that is why sending stopped.
@@ -571,11 +447,7 @@ impl<'a> Pull<'a> {
 
     async fn publish(&self, image: &Image, resolved: &Digest) -> Result<(), Error> {
         let record = Record::new(&image.reference, &image.platform, resolved, &image.digest);
-        let (store, reference, platform) = (
-            self.store.clone(),
-            image.reference.clone(),
-            image.platform.clone(),
-        );
+        let (store, reference, platform) = (self.store.clone(), image.reference.clone(), image.platform.clone());
         self.blocking(move || match store.record(&reference, &platform)? {
             Some(before) if before == record => Ok(()),
             _ => store.publish(&record),
@@ -584,12 +456,7 @@ impl<'a> Pull<'a> {
     }
 
     fn corrupt(&self, part: &str, expected: impl Into<String>, got: impl Into<String>) -> Error {
-        Error::Corrupt {
-            image: self.reference.to_string(),
-            part: part.to_owned(),
-            expected: expected.into(),
-            got: got.into(),
-        }
+        Error::Corrupt { image: self.reference.to_string(), part: part.to_owned(), expected: expected.into(), got: got.into() }
     }
 }
 

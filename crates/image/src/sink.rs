@@ -25,20 +25,8 @@ pub struct LayerInfo {
 
 impl LayerInfo {
     /// A layer of an image, by what manifest and config say of it.
-    pub fn new(
-        index: usize,
-        digest: Digest,
-        diff_id: Digest,
-        size: u64,
-        media_type: impl Into<String>,
-    ) -> LayerInfo {
-        LayerInfo {
-            index,
-            digest,
-            diff_id,
-            size,
-            media_type: media_type.into(),
-        }
+    pub fn new(index: usize, digest: Digest, diff_id: Digest, size: u64, media_type: impl Into<String>) -> LayerInfo {
+        LayerInfo { index, digest, diff_id, size, media_type: media_type.into() }
     }
 }
 

@@ -86,12 +86,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(
-        reference: &Reference,
-        platform: &Platform,
-        resolved: &Digest,
-        manifest: &Digest,
-    ) -> Record {
+    pub(crate) fn new(reference: &Reference, platform: &Platform, resolved: &Digest, manifest: &Digest) -> Record {
         Record {
             reference: reference.to_string(),
             platform: platform.to_string(),
@@ -118,22 +113,14 @@ impl Store {
         let dir = dir.into();
         let make = |path: &Path| {
             let mut builder = DirBuilder::new();
-            builder
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .map_err(disk("make the directory", path))
+            builder.recursive(true).mode(0o700).create(path).map_err(disk("make the directory", path))
         };
         make(&dir)?;
         let handle = File::open(&dir).map_err(disk("open", &dir))?;
         let owner = handle.metadata().map_err(disk("look at", &dir))?.uid();
         let uid = rustix::process::geteuid().as_raw();
         if owner != uid {
-            return Err(Error::StoreOwner {
-                path: dir,
-                owner,
-                uid,
-            });
+            return Err(Error::StoreOwner { path: dir, owner, uid });
         }
         let store = Store(Arc::new(Inner { dir, handle }));
         store.check_version()?;
@@ -153,24 +140,15 @@ impl Store {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return self.write_file(
-                    &path,
-                    format!("coracle-store {}\n", Store::FORMAT).as_bytes(),
-                );
+                return self.write_file(&path, format!("coracle-store {}\n", Store::FORMAT).as_bytes());
             }
             Err(e) => return Err(disk("read", &path)(e)),
         };
         let line = text.lines().next().unwrap_or_default();
-        let number = line
-            .strip_prefix("coracle-store ")
-            .and_then(|n| n.parse::<u32>().ok());
+        let number = line.strip_prefix("coracle-store ").and_then(|n| n.parse::<u32>().ok());
         match number {
             Some(number) if number <= Store::FORMAT => Ok(()),
-            _ => Err(Error::StoreVersion {
-                path: self.path().to_owned(),
-                found: shortened(line),
-                known: Store::FORMAT,
-            }),
+            _ => Err(Error::StoreVersion { path: self.path().to_owned(), found: shortened(line), known: Store::FORMAT }),
         }
     }
 
@@ -258,10 +236,7 @@ impl Store {
     }
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.path()
-            .join("blobs")
-            .join(digest.algorithm().as_str())
-            .join(digest.hex())
+        self.path().join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
     }
 
     /// A small blob, whole, if it's there and undamaged. A damaged one is removed.
@@ -271,9 +246,7 @@ impl Store {
             return Ok(None);
         };
         let mut bytes = Vec::new();
-        file.take(max + 1)
-            .read_to_end(&mut bytes)
-            .map_err(disk("read", &path))?;
+        file.take(max + 1).read_to_end(&mut bytes).map_err(disk("read", &path))?;
         if Digest::of(digest.algorithm(), &bytes) == *digest {
             return Ok(Some(bytes));
         }
@@ -283,20 +256,13 @@ impl Store {
     }
 
     /// Keeps a small blob whose digest the caller knows to be right.
-    pub(crate) fn put(
-        &self,
-        digest: &Digest,
-        bytes: &[u8],
-        image: &str,
-        part: &str,
-    ) -> Result<(), Error> {
+    pub(crate) fn put(&self, digest: &Digest, bytes: &[u8], image: &str, part: &str) -> Result<(), Error> {
+        let size = bytes.len() as u64;
         loop {
-            if self.read(digest, bytes.len() as u64)?.is_some() {
-                return Ok(());
-            }
-            match Ingest::begin(self, digest, bytes.len() as u64, image, part)? {
-                Begin::Busy => std::thread::sleep(PATIENCE),
-                Begin::Ready(ingest) => {
+            match self.small(digest, size, size, image, part)? {
+                Small::There(_) => return Ok(()),
+                Small::Busy => std::thread::sleep(PATIENCE),
+                Small::Missing(ingest) => {
                     let mut flow = Flow::from_start(ingest)?;
                     flow.take(bytes)?;
                     return flow.finish();
@@ -305,30 +271,37 @@ impl Store {
         }
     }
 
-    pub(crate) fn record(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<Option<Record>, Error> {
+    /// Finds out what there is of a small blob.
+    pub(crate) fn small(&self, digest: &Digest, size: u64, max: u64, image: &str, part: &str) -> Result<Small, Error> {
+        if let Some(bytes) = self.read(digest, max)? {
+            return Ok(Small::There(bytes));
+        }
+        let Begin::Ready(ingest) = Ingest::begin(self, digest, size, image, part)? else {
+            return Ok(Small::Busy);
+        };
+        // Whoever had the lock a moment ago may have brought it.
+        Ok(match self.read(digest, max)? {
+            Some(bytes) => {
+                ingest.discard();
+                Small::There(bytes)
+            }
+            None => Small::Missing(ingest),
+        })
+    }
+
+    pub(crate) fn record(&self, reference: &Reference, platform: &Platform) -> Result<Option<Record>, Error> {
         read_record(&self.record_path(&reference.to_string(), &platform.to_string()))
     }
 
     fn record_path(&self, reference: &str, platform: &str) -> PathBuf {
-        let name = Digest::of(
-            Algorithm::Sha256,
-            format!("{reference} {platform}").as_bytes(),
-        );
-        self.path()
-            .join("images")
-            .join(format!("{}.json", name.hex()))
+        let name = Digest::of(Algorithm::Sha256, format!("{reference} {platform}").as_bytes());
+        self.path().join("images").join(format!("{}.json", name.hex()))
     }
 
     fn load(&self, record: &Record) -> Result<Option<Image>, Error> {
-        let (Ok(reference), Ok(platform), Ok(digest)) = (
-            record.reference.parse(),
-            record.platform.parse(),
-            record.manifest.parse::<Digest>(),
-        ) else {
+        let (Ok(reference), Ok(platform), Ok(digest)) =
+            (record.reference.parse(), record.platform.parse(), record.manifest.parse::<Digest>())
+        else {
             return Ok(None);
         };
         let Some(manifest) = self.read(&digest, MANIFEST_MAX)? else {
@@ -355,19 +328,11 @@ impl Store {
     fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         let temporary = path.with_extension(format!("{}.new", unique()));
         let write = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&temporary, path)?;
-            File::open(
-                path.parent()
-                    .expect("a file of the store is in a directory"),
-            )?
-            .sync_all()
+            File::open(path.parent().expect("a file of the store is in a directory"))?.sync_all()
         };
         write().map_err(|e| {
             let _ = fs::remove_file(&temporary);
@@ -378,57 +343,40 @@ impl Store {
     /// The flock of the whole store, shared: nobody deletes while it's held.
     pub(crate) fn share(&self) -> Result<File, Error> {
         let path = self.path().join("lock");
-        let open = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = open.map_err(disk("open", &path))?;
         flock(file.as_fd(), FlockOperation::LockShared).map_err(disk("lock", &path))?;
         Ok(file)
     }
 }
 
+/// What there is of a small blob.
+pub(crate) enum Small {
+    There(Vec<u8>),
+    /// Somebody else is bringing it: ask again.
+    Busy,
+    /// Bringing it is the caller's right now.
+    Missing(Ingest),
+}
+
 /// How long to wait before asking again for a lock that somebody has.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
 
 /// An image by its documents.
-pub(crate) fn image(
-    reference: Reference,
-    platform: Platform,
-    digest: Digest,
-    manifest: &Manifest,
-    config: &[u8],
-) -> Result<Image, Error> {
+pub(crate) fn image(reference: Reference, platform: Platform, digest: Digest, manifest: &Manifest, config: &[u8]) -> Result<Image, Error> {
     let name = reference.to_string();
     let document = |part: &str| {
         let (image, part) = (name.clone(), part.to_owned());
-        move |source| Error::Document {
-            image,
-            part,
-            source,
-        }
+        move |source| Error::Document { image, part, source }
     };
     let config = ImageConfig::parse(config).map_err(document("the config"))?;
     if let Some(found) = &config.platform
         && !platform.runs(found)
     {
-        return Err(Error::NoSuchPlatform {
-            image: name,
-            wanted: Box::new(platform),
-            available: vec![found.clone()],
-        });
+        return Err(Error::NoSuchPlatform { image: name, wanted: Box::new(platform), available: vec![found.clone()] });
     }
     let layers: Vec<LayerInfo> = manifest.layers(&config).map_err(document("the manifest"))?;
-    Ok(Image {
-        reference,
-        platform,
-        digest,
-        config,
-        layers,
-    })
+    Ok(Image { reference, platform, digest, config, layers })
 }
 
 fn read_record(path: &Path) -> Result<Option<Record>, Error> {
@@ -442,15 +390,8 @@ fn read_record(path: &Path) -> Result<Option<Record>, Error> {
 /// A name that no other file of the store has, not even one of a process in another pid namespace.
 pub(crate) fn unique() -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos();
-    format!(
-        "{}-{}-{now:x}",
-        std::process::id(),
-        NUMBER.fetch_add(1, Ordering::Relaxed)
-    )
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    format!("{}-{}-{now:x}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]
@@ -467,14 +408,8 @@ mod tests {
     #[test]
     fn a_store_is_private_and_opens_twice() {
         let (_dir, store) = store();
-        assert_eq!(
-            fs::metadata(store.path()).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
-        assert_eq!(
-            fs::read_to_string(store.path().join("version")).unwrap(),
-            "coracle-store 1\n"
-        );
+        assert_eq!(fs::metadata(store.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_to_string(store.path().join("version")).unwrap(), "coracle-store 1\n");
         Store::open(store.path()).unwrap();
     }
 
@@ -485,15 +420,9 @@ mod tests {
         let error = Store::open(store.path()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!(
-                "the store {} has the format \"coracle-store 2\", and this version of Coracle knows 1",
-                store.path().display()
-            )
+            format!("the store {} has the format \"coracle-store 2\", and this version of Coracle knows 1", store.path().display())
         );
-        assert_eq!(
-            error.remedy().as_deref(),
-            Some("use a newer version of Coracle, or another directory for the store")
-        );
+        assert_eq!(error.remedy().as_deref(), Some("use a newer version of Coracle, or another directory for the store"));
     }
 
     /// Needs root, to make a directory another user's.
@@ -506,17 +435,8 @@ mod tests {
         let (_dir, store) = store();
         std::os::unix::fs::chown(store.path(), Some(12345), None).unwrap();
         let error = Store::open(store.path()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!(
-                "the store {} belongs to uid 12345, and this process is uid 0",
-                store.path().display()
-            )
-        );
-        assert_eq!(
-            error.remedy().as_deref(),
-            Some("use another directory for the store")
-        );
+        assert_eq!(error.to_string(), format!("the store {} belongs to uid 12345, and this process is uid 0", store.path().display()));
+        assert_eq!(error.remedy().as_deref(), Some("use another directory for the store"));
     }
 
     #[test]
@@ -525,13 +445,7 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         let error = Store::open(file.join("store")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!(
-                "can't make the directory {}/store: Not a directory (os error 20)",
-                file.display()
-            )
-        );
+        assert_eq!(error.to_string(), format!("can't make the directory {}/store: Not a directory (os error 20)", file.display()));
     }
 
     #[test]
@@ -539,14 +453,8 @@ mod tests {
         let (_dir, store) = store();
         let digest = Digest::sha256(b"abc");
         store.put(&digest, b"abc", "x", "the config").unwrap();
-        assert_eq!(
-            store.read(&digest, 3).unwrap().as_deref(),
-            Some(&b"abc"[..])
-        );
-        assert_eq!(
-            fs::read_dir(store.path().join("ingest")).unwrap().count(),
-            0
-        );
+        assert_eq!(store.read(&digest, 3).unwrap().as_deref(), Some(&b"abc"[..]));
+        assert_eq!(fs::read_dir(store.path().join("ingest")).unwrap().count(), 0);
         fs::write(store.blob_path(&digest), "").unwrap();
         assert_eq!(store.read(&digest, 3).unwrap(), None);
         assert!(!store.blob_path(&digest).exists());
@@ -558,21 +466,10 @@ mod tests {
         let digest = Digest::sha256(b"");
         let lease = Lease::take(&store, [&digest]).unwrap();
         let dir = store.path().join("leases");
-        let files = || {
-            fs::read_dir(&dir)
-                .unwrap()
-                .map(|e| e.unwrap().path())
-                .collect::<Vec<_>>()
-        };
+        let files = || fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
         let path = files().pop().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{digest}\n"));
-        let free = || {
-            flock(
-                File::open(&path).unwrap().as_fd(),
-                FlockOperation::NonBlockingLockExclusive,
-            )
-            .is_ok()
-        };
+        let free = || flock(File::open(&path).unwrap().as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok();
         assert!(!free());
         // Handed on, as to a supervisor: neither the guard's end nor the file's name ends it.
         let fd = lease.into_fd();

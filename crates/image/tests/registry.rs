@@ -58,81 +58,34 @@ impl Registry {
         let shown = dir.path().display().to_string();
         let run = |program: &str, args: &[&str]| {
             let output = Command::new(program).args(args).output().unwrap();
-            assert!(
-                output.status.success(),
-                "{program}: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
             output.stdout
         };
         let (mut http, mut auth) = (String::new(), String::new());
         match kind {
             Kind::Open => {}
             Kind::Password => {
-                fs::write(
-                    dir.path().join("htpasswd"),
-                    run("htpasswd", &["-nbB", "bob", "right"]),
-                )
-                .unwrap();
-                auth =
-                    format!("auth:\n  htpasswd:\n    realm: tests\n    path: {shown}/htpasswd\n");
+                fs::write(dir.path().join("htpasswd"), run("htpasswd", &["-nbB", "bob", "right"])).unwrap();
+                auth = format!("auth:\n  htpasswd:\n    realm: tests\n    path: {shown}/htpasswd\n");
             }
             Kind::Tls => {
                 let (key, cert) = (format!("{shown}/key.pem"), format!("{shown}/cert.pem"));
-                let (ca_key, ca, csr) = (
-                    format!("{shown}/ca.key"),
-                    format!("{shown}/ca.pem"),
-                    format!("{shown}/csr.pem"),
-                );
+                let (ca_key, ca, csr) = (format!("{shown}/ca.key"), format!("{shown}/ca.pem"), format!("{shown}/csr.pem"));
                 let extensions = format!("{shown}/ext");
-                fs::write(
-                    &extensions,
-                    "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n",
-                )
-                .unwrap();
-                let new_key = [
-                    "-newkey",
-                    "ec",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:prime256v1",
-                    "-nodes",
-                ];
-                let args = [
-                    &["req", "-x509"],
-                    &new_key[..],
-                    &["-keyout", &ca_key, "-out", &ca, "-subj", "/CN=tests"],
-                ];
+                fs::write(&extensions, "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
+                let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+                let args = [&["req", "-x509"], &new_key[..], &["-keyout", &ca_key, "-out", &ca, "-subj", "/CN=tests"]];
                 run("openssl", &args.concat());
-                let args = [
-                    &["req"],
-                    &new_key[..],
-                    &["-keyout", &key, "-out", &csr, "-subj", "/CN=localhost"],
-                ];
+                let args = [&["req"], &new_key[..], &["-keyout", &key, "-out", &csr, "-subj", "/CN=localhost"]];
                 run("openssl", &args.concat());
-                let args = [
-                    "x509",
-                    "-req",
-                    "-in",
-                    &csr,
-                    "-CA",
-                    &ca,
-                    "-CAkey",
-                    &ca_key,
-                    "-CAcreateserial",
-                    "-out",
-                    &cert,
-                ];
+                let args = ["x509", "-req", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-out", &cert];
                 run("openssl", &[&args[..], &["-extfile", &extensions]].concat());
                 http = format!("  tls:\n    certificate: {cert}\n    key: {key}\n");
             }
         }
         // Another process may take the port between our look and the registry's bind: then try another one.
         for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let config = format!(
                 "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
                  rootdirectory: {shown}/data\n{auth}http:\n  addr: 127.0.0.1:{port}\n{http}"
@@ -165,24 +118,13 @@ impl Registry {
     /// Pushes a layout's image, byte for byte.
     fn push(&self, layout: &Path, name: &str) {
         let output = Command::new("skopeo")
-            .args([
-                "copy",
-                "--quiet",
-                "--insecure-policy",
-                "--all",
-                "--preserve-digests",
-                "--dest-tls-verify=false",
-            ])
+            .args(["copy", "--quiet", "--insecure-policy", "--all", "--preserve-digests", "--dest-tls-verify=false"])
             .args(["--dest-creds", "bob:right"])
             .arg(format!("oci:{}", layout.display()))
             .arg(format!("docker://{}/{name}", self.host()))
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn push_image(&self, image: &TinyImage, name: &str) {
@@ -209,11 +151,7 @@ impl Place {
     fn new() -> Place {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path().join("store")).unwrap();
-        Place {
-            dir,
-            store,
-            sink: Arc::default(),
-        }
+        Place { dir, store, sink: Arc::default() }
     }
 
     fn pull_with(&self, puller: &Puller, name: &str) -> Result<Image, Error> {
@@ -225,17 +163,13 @@ impl Place {
     }
 
     fn ingesting(&self) -> usize {
-        fs::read_dir(self.store.path().join("ingest"))
-            .unwrap()
-            .count()
+        fs::read_dir(self.store.path().join("ingest")).unwrap().count()
     }
 }
 
 /// For linux/amd64 and without this machine's credentials.
 fn puller() -> Puller {
-    Puller::new()
-        .platform("linux/amd64".parse().unwrap())
-        .auth_file("/nonexistent/auth.json")
+    Puller::new().platform("linux/amd64".parse().unwrap()).auth_file("/nonexistent/auth.json")
 }
 
 /// A registry in a thread, that answers as a test wants and remembers what it was asked. The thread ends with the test.
@@ -280,12 +214,8 @@ impl Liar {
     fn new(answer: impl Fn(&Request, Answer) -> Answer + Send + Sync + 'static) -> Liar {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(LiarState {
-            pages: Mutex::default(),
-            asked: Mutex::default(),
-            answer: Box::new(answer),
-            stop: AtomicUsize::new(0),
-        });
+        let state =
+            Arc::new(LiarState { pages: Mutex::default(), asked: Mutex::default(), answer: Box::new(answer), stop: AtomicUsize::new(0) });
         let shared = state.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -319,11 +249,7 @@ impl Liar {
     }
 
     fn page(&self, path: &str, media_type: &str, body: &[u8]) {
-        self.state
-            .pages
-            .lock()
-            .unwrap()
-            .insert(path.to_owned(), (media_type.to_owned(), body.to_vec()));
+        self.state.pages.lock().unwrap().insert(path.to_owned(), (media_type.to_owned(), body.to_vec()));
     }
 
     /// What was asked since the last look, but for `/v2/`, which `oci-client` asks at will.
@@ -347,33 +273,20 @@ impl LiarState {
             return;
         };
         let mut words = first.split(' ').map(str::to_owned);
-        let (method, path) = (
-            words.next().unwrap_or_default(),
-            words.next().unwrap_or_default(),
-        );
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let (mut range, mut authorization) = (None, None);
-        for line in lines
-            .map_while(Result::ok)
-            .take_while(|line| !line.is_empty())
-        {
+        for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
             let (name, value) = line.split_once(": ").unwrap_or_default();
             match name.to_ascii_lowercase().as_str() {
                 "range" => {
-                    let from = value
-                        .strip_prefix("bytes=")
-                        .map(|v| v.trim_end_matches('-'));
+                    let from = value.strip_prefix("bytes=").map(|v| v.trim_end_matches('-'));
                     range = from.and_then(|v| v.parse::<u64>().ok());
                 }
                 "authorization" => authorization = Some(value.to_owned()),
                 _ => {}
             }
         }
-        let request = Request {
-            method,
-            path,
-            range,
-            authorization,
-        };
+        let request = Request { method, path, range, authorization };
         self.asked.lock().unwrap().push(request.clone());
 
         let page = self.pages.lock().unwrap().get(&request.path).cloned();
@@ -399,22 +312,14 @@ impl LiarState {
             None => answer.status = "404 Not Found",
         }
         let answer = (self.answer)(&request, answer);
-        let digest = match answer.digest_header
-            && !answer.body.is_empty()
-            && request.path.contains("/manifests/")
-        {
-            true => format!(
-                "Docker-Content-Digest: {}\r\n",
-                Digest::sha256(&answer.body)
-            ),
+        let digest = match answer.digest_header && !answer.body.is_empty() && request.path.contains("/manifests/") {
+            true => format!("Docker-Content-Digest: {}\r\n", Digest::sha256(&answer.body)),
             false => String::new(),
         };
         let challenge = match answer.challenge {
             true => {
                 let host = stream.local_addr().unwrap();
-                format!(
-                    "WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"tests\"\r\n"
-                )
+                format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"tests\"\r\n")
             }
             false => String::new(),
         };
@@ -446,30 +351,20 @@ fn an_image_is_pulled_by_tag_and_by_digest() {
     registry.push_image(&tiny, "team/app:1");
 
     let place = Place::new();
-    let image = place
-        .pull(&format!("{}/team/app:1", registry.host()))
-        .unwrap();
-    assert_eq!(
-        (&image.digest, &image.config.env),
-        (&tiny.digest(), &vec!["PLATFORM=linux/amd64".to_owned()])
-    );
+    let image = place.pull(&format!("{}/team/app:1", registry.host())).unwrap();
+    assert_eq!((&image.digest, &image.config.env), (&tiny.digest(), &vec!["PLATFORM=linux/amd64".to_owned()]));
     assert!(place.sink.holds(&tiny));
     assert_eq!(place.store.images().unwrap(), [image]);
     assert_eq!(place.ingesting(), 0);
 
     let place = Place::new();
     let by_digest = format!("{}/team/app@{}", registry.host(), tiny.digest());
-    assert_eq!(
-        place.pull(&by_digest).unwrap().reference.to_string(),
-        by_digest
-    );
+    assert_eq!(place.pull(&by_digest).unwrap().reference.to_string(), by_digest);
     assert!(place.sink.holds(&tiny));
 
     // A name goes by name: `localhost` is loopback as 127.0.0.1 is.
     let place = Place::new();
-    place
-        .pull(&format!("localhost:{}/team/app:1", registry.port))
-        .unwrap();
+    place.pull(&format!("localhost:{}/team/app:1", registry.port)).unwrap();
 }
 
 #[test]
@@ -478,14 +373,8 @@ fn an_index_gives_the_image_of_the_platform_or_names_those_there_are() {
         return;
     }
     let registry = Registry::start(&Kind::Open);
-    let images = ["linux/amd64", "linux/arm/v6", "linux/arm64/v8"]
-        .map(|p| (p, TinyImage::new(p, &[p.len(), 9])));
-    let inner = index(
-        &images
-            .iter()
-            .map(|(p, i)| i.descriptor(Some(p), None))
-            .collect::<Vec<_>>(),
-    );
+    let images = ["linux/amd64", "linux/arm/v6", "linux/arm64/v8"].map(|p| (p, TinyImage::new(p, &[p.len(), 9])));
+    let inner = index(&images.iter().map(|(p, i)| i.descriptor(Some(p), None)).collect::<Vec<_>>());
     let outer = format!(
         r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{INDEX}","digest":"{}","size":{}}}]}}"#,
         Digest::sha256(&inner),
@@ -500,21 +389,15 @@ fn an_index_gives_the_image_of_the_platform_or_names_those_there_are() {
     let place = Place::new();
     let name = format!("{}/multi:1", registry.host());
     for (wanted, got) in [("linux/amd64", 0), ("linux/arm/v7", 1), ("linux/arm64", 2)] {
-        let image = place
-            .pull_with(&puller().platform(wanted.parse().unwrap()), &name)
-            .unwrap();
+        let image = place.pull_with(&puller().platform(wanted.parse().unwrap()), &name).unwrap();
         assert_eq!(image.digest, images[got].1.digest(), "{wanted}");
         assert!(place.sink.holds(&images[got].1));
     }
     assert_eq!(place.store.images().unwrap().len(), 3);
-    let error = place
-        .pull_with(&puller().platform("linux/riscv64".parse().unwrap()), &name)
-        .unwrap_err();
+    let error = place.pull_with(&puller().platform("linux/riscv64".parse().unwrap()), &name).unwrap_err();
     assert_error(
         &error,
-        &format!(
-            "{name} has no image for linux/riscv64; it has linux/amd64, linux/arm/v6 and linux/arm64"
-        ),
+        &format!("{name} has no image for linux/riscv64; it has linux/amd64, linux/arm/v6 and linux/arm64"),
         Some("choose one that there is, with `platform`"),
     );
 }
@@ -530,45 +413,29 @@ fn an_unknown_image_or_tag_is_said_to_be_unknown() {
     for name in ["there:2", "nowhere:1"] {
         assert_error(
             &Place::new().pull(&format!("{host}/{name}")).unwrap_err(),
-            &format!(
-                "can't pull {host}/{name}: the registry {host} has no such image (manifest unknown)"
-            ),
+            &format!("can't pull {host}/{name}: the registry {host} has no such image (manifest unknown)"),
             Some("check the name and the tag"),
         );
     }
     // A tag that was there before, and is no more.
     let place = Place::new();
     place.pull(&format!("{host}/there:1")).unwrap();
-    fs::remove_dir_all(
-        registry
-            .dir
-            .path()
-            .join("data/docker/registry/v2/repositories/there/_manifests/tags/1"),
-    )
-    .unwrap();
+    fs::remove_dir_all(registry.dir.path().join("data/docker/registry/v2/repositories/there/_manifests/tags/1")).unwrap();
     let error = place.pull(&format!("{host}/there:1")).unwrap_err();
     assert!(matches!(error, Error::UnknownImage { .. }), "{error}");
 }
 
 #[test]
 fn a_registry_that_is_not_there_is_named_with_its_port() {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let remedy = Some(
-        "check that the registry runs there, and the part of the image's name before its first slash",
-    );
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let remedy = Some("check that the registry runs there, and the part of the image's name before its first slash");
     let name = format!("127.0.0.1:{port}/app:1");
     assert_error(
         &Place::new().pull(&name).unwrap_err(),
         &format!("can't pull {name}: no connection to 127.0.0.1:{port}: connection refused"),
         remedy,
     );
-    let error = Place::new()
-        .pull("coracle-no-such-host.invalid/app:1")
-        .unwrap_err();
+    let error = Place::new().pull("coracle-no-such-host.invalid/app:1").unwrap_err();
     let text = error.to_string();
     let start = "can't pull coracle-no-such-host.invalid/app:1: no connection to coracle-no-such-host.invalid:443: ";
     assert!(text.starts_with(start), "{text}");
@@ -594,9 +461,7 @@ fn a_registry_that_wants_a_password_gets_one_or_says_where_it_was_looked_for() {
 
     assert_error(
         &Place::new().pull(&name).unwrap_err(),
-        &format!(
-            "can't pull {name}: the registry {host} said 401 Unauthorized to an anonymous request"
-        ),
+        &format!("can't pull {name}: the registry {host} said 401 Unauthorized to an anonymous request"),
         Some(&remedy("/nonexistent/auth.json (no such file)")),
     );
 
@@ -604,47 +469,26 @@ fn a_registry_that_wants_a_password_gets_one_or_says_where_it_was_looked_for() {
     let file = place.dir.path().join("config.json");
     let shown = file.display().to_string();
     // base64 of bob:wrong and bob:right
-    fs::write(
-        &file,
-        format!(r#"{{"auths":{{"{host}":{{"auth":"Ym9iOndyb25n"}}}}}}"#),
-    )
-    .unwrap();
+    fs::write(&file, format!(r#"{{"auths":{{"{host}":{{"auth":"Ym9iOndyb25n"}}}}}}"#)).unwrap();
     let puller = puller().auth_file(&file);
     assert_error(
         &place.pull_with(&puller, &name).unwrap_err(),
-        &format!(
-            "can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of {shown}"
-        ),
+        &format!("can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of {shown}"),
         Some(&remedy(&shown)),
     );
-    fs::write(
-        &file,
-        format!(r#"{{"auths":{{"{host}":{{"auth":"Ym9iOnJpZ2h0"}}}}}}"#),
-    )
-    .unwrap();
-    assert_eq!(
-        place.pull_with(&puller, &name).unwrap().digest,
-        tiny.digest()
-    );
+    fs::write(&file, format!(r#"{{"auths":{{"{host}":{{"auth":"Ym9iOnJpZ2h0"}}}}}}"#)).unwrap();
+    assert_eq!(place.pull_with(&puller, &name).unwrap().digest, tiny.digest());
     assert!(place.sink.holds(&tiny));
 
     let place = Place::new();
-    place
-        .pull_with(&self::puller().credentials(&host, "bob", "right"), &name)
-        .unwrap();
-    let error = place
-        .pull_with(&self::puller().credentials(&host, "bob", "x"), &name)
-        .unwrap_err();
+    place.pull_with(&self::puller().credentials(&host, "bob", "right"), &name).unwrap();
+    let error = place.pull_with(&self::puller().credentials(&host, "bob", "x"), &name).unwrap_err();
     assert_error(
         &error,
-        &format!(
-            "can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`"
-        ),
+        &format!("can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`"),
         Some(&remedy("`Puller::credentials`")),
     );
-    assert!(
-        !format!("{:?}", self::puller().credentials(&host, "bob", "secret")).contains("secret")
-    );
+    assert!(!format!("{:?}", self::puller().credentials(&host, "bob", "secret")).contains("secret"));
 }
 
 #[test]
@@ -664,9 +508,7 @@ fn a_certificate_of_an_unknown_authority_is_refused_and_trusted_when_told() {
     let secure = puller().secure(&host);
     assert_error(
         &Place::new().pull_with(&secure, &name).unwrap_err(),
-        &format!(
-            "can't pull {name}: no TLS connection to {host}: invalid peer certificate: UnknownIssuer"
-        ),
+        &format!("can't pull {name}: no TLS connection to {host}: invalid peer certificate: UnknownIssuer"),
         remedy,
     );
     let place = Place::new();
@@ -686,23 +528,11 @@ fn a_certificate_of_an_unknown_authority_is_refused_and_trusted_when_told() {
     );
     let liar = Liar::honest();
     let plain = Registry::start(&Kind::Open);
-    let cases = [
-        (
-            plain.host(),
-            "received corrupt message of type InvalidContentType",
-        ),
-        (liar.host(), "the registry hung up"),
-    ];
+    let cases = [(plain.host(), "received corrupt message of type InvalidContentType"), (liar.host(), "the registry hung up")];
     for (host, why) in cases {
         let name = format!("{host}/app:1");
-        let error = Place::new()
-            .pull_with(&puller().secure(&host), &name)
-            .unwrap_err();
-        assert_error(
-            &error,
-            &format!("can't pull {name}: no TLS connection to {host}: {why}"),
-            remedy,
-        );
+        let error = Place::new().pull_with(&puller().secure(&host), &name).unwrap_err();
+        assert_error(&error, &format!("can't pull {name}: no TLS connection to {host}: {why}"), remedy);
     }
 }
 
@@ -710,25 +540,14 @@ fn a_certificate_of_an_unknown_authority_is_refused_and_trusted_when_told() {
 
 #[test]
 fn a_refusal_with_403_is_said_as_such() {
-    let body =
-        br#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#;
+    let body = br#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#;
     let liar = Liar::new(|request, answer| match request.path.as_str() {
         "/v2/" => answer,
-        _ => Answer {
-            status: "403 Forbidden",
-            body: body.to_vec(),
-            digest_header: false,
-            ..answer
-        },
+        _ => Answer { status: "403 Forbidden", body: body.to_vec(), digest_header: false, ..answer },
     });
     let (host, name) = (liar.host(), format!("{}/a:1", liar.host()));
     let error = Place::new().pull(&name).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "can't pull {name}: the registry {host} said 403 Forbidden to an anonymous request"
-        )
-    );
+    assert_eq!(error.to_string(), format!("can't pull {name}: the registry {host} said 403 Forbidden to an anonymous request"));
 }
 
 #[test]
@@ -739,26 +558,13 @@ fn other_answers_are_quoted_without_control_characters() {
             "{\"errors\":[{\"code\":\"TOOMANYREQUESTS\",\"message\":\"slow down\\u001b[2J\"}]}",
             "slow down?[2J (the manifest)",
         ),
-        (
-            "500 Internal Server Error",
-            "oh\u{1b}]0;no",
-            "HTTP status 500: oh?]0;no (the manifest)",
-        ),
-        (
-            "503 Service Unavailable",
-            "",
-            "HTTP status 503 (the manifest)",
-        ),
+        ("500 Internal Server Error", "oh\u{1b}]0;no", "HTTP status 500: oh?]0;no (the manifest)"),
+        ("503 Service Unavailable", "", "HTTP status 503 (the manifest)"),
     ];
     for (status, body, said) in cases {
         let liar = Liar::new(move |request, answer| match request.path.as_str() {
             "/v2/" => answer,
-            _ => Answer {
-                status,
-                body: body.as_bytes().to_vec(),
-                digest_header: false,
-                ..answer
-            },
+            _ => Answer { status, body: body.as_bytes().to_vec(), digest_header: false, ..answer },
         });
         let (host, name) = (liar.host(), format!("{}/a:1", liar.host()));
         let text = format!("can't pull {name}: the registry {host} said: {said}");
@@ -770,46 +576,24 @@ fn other_answers_are_quoted_without_control_characters() {
 fn wrong_bytes_are_refused_and_both_digests_named() {
     let tiny = TinyImage::new("linux/amd64", &[300, 400_000]);
     let remedy = Some("try again; if it stays so, what serves the image is damaged");
-    let parts: [(&str, &[u8]); 4] = [
-        ("the manifest", &tiny.manifest),
-        ("the config", &tiny.config),
-        ("layer 0", &tiny.layers[0]),
-        ("layer 1", &tiny.layers[1]),
-    ];
+    let parts: [(&str, &[u8]); 4] =
+        [("the manifest", &tiny.manifest), ("the config", &tiny.config), ("layer 0", &tiny.layers[0]), ("layer 1", &tiny.layers[1])];
     for (part, bytes) in parts {
         let (digest, length) = (Digest::sha256(bytes), bytes.len());
         let mut wrong = bytes.to_vec();
         wrong[length / 2] ^= 1;
-        let mut lies = vec![(
-            wrong.clone(),
-            digest.to_string(),
-            Digest::sha256(&wrong).to_string(),
-        )];
+        let mut lies = vec![(wrong.clone(), digest.to_string(), Digest::sha256(&wrong).to_string())];
         if part != "the manifest" {
             // By digest, a manifest's length is not known beforehand.
-            lies.push((
-                bytes[..length - 1].to_vec(),
-                format!("{length} bytes"),
-                format!("{} bytes", length - 1),
-            ));
-            lies.push((
-                [bytes, b"!"].concat(),
-                format!("{length} bytes"),
-                "more".to_owned(),
-            ));
+            lies.push((bytes[..length - 1].to_vec(), format!("{length} bytes"), format!("{} bytes", length - 1)));
+            lies.push(([bytes, b"!"].concat(), format!("{length} bytes"), "more".to_owned()));
         }
         for (lie, expected, got) in lies {
             let target = digest.to_string();
-            let liar = Liar::new(
-                move |request, answer| match request.path.ends_with(&target) {
-                    true => Answer {
-                        body: lie.clone(),
-                        digest_header: false,
-                        ..answer
-                    },
-                    false => answer,
-                },
-            );
+            let liar = Liar::new(move |request, answer| match request.path.ends_with(&target) {
+                true => Answer { body: lie.clone(), digest_header: false, ..answer },
+                false => answer,
+            });
             liar.add(&tiny, "a", "1");
             let place = Place::new();
             // Even where the sink stumbles first.
@@ -839,22 +623,15 @@ fn a_manifest_that_cannot_be_used_is_described() {
             "can't use the manifest of NAME: it has both `manifests` and `layers`: it would mean one thing to us and another to \
              somebody else",
         ),
-        (
-            " ".repeat((4 << 20) + 1),
-            "can't use the manifest of NAME: expected at most 4 MiB, got 4194305 bytes",
-        ),
+        (" ".repeat((4 << 20) + 1), "can't use the manifest of NAME: expected at most 4 MiB, got 4194305 bytes"),
     ];
     for (manifest, text) in cases {
         liar.page("/v2/a/manifests/1", MANIFEST, manifest.as_bytes());
-        assert_eq!(
-            place.pull(&name).unwrap_err().to_string(),
-            text.replace("NAME", &name)
-        );
+        assert_eq!(place.pull(&name).unwrap_err().to_string(), text.replace("NAME", &name));
     }
     let artifact = TinyImage::of(b"{}".to_vec(), vec![b"x".to_vec()]);
     liar.add(&artifact, "a", "1");
-    let text =
-        format!("can't use the manifest of {name}: it has 1 layers, and its config has 0 diff_ids");
+    let text = format!("can't use the manifest of {name}: it has 1 layers, and its config has 0 diff_ids");
     assert_error(&place.pull(&name).unwrap_err(), &text, None);
 }
 
@@ -873,21 +650,11 @@ fn an_image_that_is_there_needs_no_request_by_digest_and_one_by_tag() {
     place.pull(&by_digest).unwrap();
     assert_eq!(liar.asked(), []);
     place.pull(&by_tag).unwrap();
-    let head = Request {
-        method: "HEAD".into(),
-        path: "/v2/a/manifests/1".into(),
-        range: None,
-        authorization: None,
-    };
+    let head = Request { method: "HEAD".into(), path: "/v2/a/manifests/1".into(), range: None, authorization: None };
     assert_eq!(liar.asked(), [head]);
     let reference: Reference = by_tag.parse().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime
-        .block_on(puller().pull_missing(&place.store, &reference, place.sink.clone()))
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(puller().pull_missing(&place.store, &reference, place.sink.clone())).unwrap();
     assert_eq!(liar.asked(), []);
     assert_eq!(place.sink.begun(), 2);
 
@@ -895,11 +662,7 @@ fn an_image_that_is_there_needs_no_request_by_digest_and_one_by_tag() {
     let moved = TinyImage::new("linux/amd64", &[100, 201]);
     liar.add(&moved, "a", "1");
     assert_eq!(place.pull(&by_tag).unwrap().digest, moved.digest());
-    assert_eq!(
-        liar.asked().len(),
-        4,
-        "a HEAD, the manifest, the config, one layer"
-    );
+    assert_eq!(liar.asked().len(), 4, "a HEAD, the manifest, the config, one layer");
     assert!(place.sink.holds(&moved));
 }
 
@@ -910,21 +673,12 @@ fn a_broken_pull_is_continued_where_it_stopped() {
         let layer = Digest::sha256(&tiny.layers[0]);
         let (target, whole) = (format!("blobs/{layer}"), tiny.layers[0].clone());
         let times = AtomicUsize::new(0);
-        let liar = Liar::new(
-            move |request, answer| match request.path.ends_with(&target) {
-                true if times.fetch_add(1, Ordering::Relaxed) == 0 => Answer {
-                    cut: Some(600_000),
-                    ..answer
-                },
-                // As registries and boxes before them do that know no ranges.
-                true if !ranges => Answer {
-                    status: "200 OK",
-                    body: whole.clone(),
-                    ..answer
-                },
-                _ => answer,
-            },
-        );
+        let liar = Liar::new(move |request, answer| match request.path.ends_with(&target) {
+            true if times.fetch_add(1, Ordering::Relaxed) == 0 => Answer { cut: Some(600_000), ..answer },
+            // As registries and boxes before them do that know no ranges.
+            true if !ranges => Answer { status: "200 OK", body: whole.clone(), ..answer },
+            _ => answer,
+        });
         liar.add(&tiny, "a", "1");
         let place = Place::new();
         let name = format!("{}/a:1", liar.host());
@@ -957,18 +711,9 @@ fn a_beginning_that_was_damaged_on_disk_does_not_spoil_the_pull() {
         let tiny = TinyImage::new("linux/amd64", &[length]);
         liar.add(&tiny, "a", "1");
         let layer = Digest::sha256(&tiny.layers[0]);
-        for (beginning, picky) in [
-            (5_000, false),
-            (5_000, true),
-            (length, true),
-            (length + 1, true),
-        ] {
+        for (beginning, picky) in [(5_000, false), (5_000, true), (length, true), (length + 1, true)] {
             let place = Place::new();
-            let partial = place
-                .store
-                .path()
-                .join("ingest")
-                .join(format!("sha256-{}.partial", layer.hex()));
+            let partial = place.store.path().join("ingest").join(format!("sha256-{}.partial", layer.hex()));
             fs::write(&partial, vec![0; beginning]).unwrap();
             if picky {
                 place.sink.expect(&tiny);
@@ -991,11 +736,7 @@ fn a_blob_whose_sink_failed_is_kept_for_the_next_try() {
     place.sink.expect_as(&tiny.layers[0], &other);
     let error = place.pull(&name).unwrap_err();
     let digest = Digest::sha256(&tiny.layers[0]);
-    assert_error(
-        &error,
-        &format!("can't unpack layer 0 ({digest}): corrupt deflate stream"),
-        None,
-    );
+    assert_error(&error, &format!("can't unpack layer 0 ({digest}): corrupt deflate stream"), None);
     place.sink.expect(&tiny);
     liar.asked();
     place.pull(&name).unwrap();
@@ -1011,20 +752,10 @@ fn a_token_is_fetched_where_the_registry_says() {
             // base64 of bob:right
             "/token" if matches!(authorization, None | Some("Basic Ym9iOnJpZ2h0")) => {
                 let body = br#"{"token":"t0ken"}"#.to_vec();
-                Answer {
-                    status: "200 OK",
-                    body,
-                    digest_header: false,
-                    ..answer
-                }
+                Answer { status: "200 OK", body, digest_header: false, ..answer }
             }
             _ if authorization == Some("Bearer t0ken") => answer,
-            _ => Answer {
-                status: "401 Unauthorized",
-                body: Vec::new(),
-                challenge: true,
-                ..answer
-            },
+            _ => Answer { status: "401 Unauthorized", body: Vec::new(), challenge: true, ..answer },
         }
     });
     let tiny = TinyImage::new("linux/amd64", &[10, 20, 30]);
@@ -1034,23 +765,14 @@ fn a_token_is_fetched_where_the_registry_says() {
         let place = Place::new();
         place.pull_with(&puller, &name).unwrap();
         assert!(place.sink.holds(&tiny));
-        let tokens: Vec<String> = liar
-            .asked()
-            .into_iter()
-            .map(|r| r.path)
-            .filter(|p| p.starts_with("/token"))
-            .collect();
+        let tokens: Vec<String> = liar.asked().into_iter().map(|r| r.path).filter(|p| p.starts_with("/token")).collect();
         let one = "/token?scope=repository%3Ateam%2Fa%3Apull&service=tests";
         assert_eq!(tokens, [one], "one token for all requests");
     }
-    let error = Place::new()
-        .pull_with(&puller().credentials(&host, "bob", "wrong"), &name)
-        .unwrap_err();
+    let error = Place::new().pull_with(&puller().credentials(&host, "bob", "wrong"), &name).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!(
-            "can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`"
-        )
+        format!("can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`")
     );
 }
 
@@ -1059,24 +781,14 @@ fn a_pull_that_is_dropped_leaves_no_lock() {
     let tiny = TinyImage::new("linux/amd64", &[1_000_000]);
     let target = format!("blobs/{}", Digest::sha256(&tiny.layers[0]));
     let times = AtomicUsize::new(0);
-    let liar = Liar::new(
-        move |request, answer| match request.path.ends_with(&target) {
-            true if times.fetch_add(1, Ordering::Relaxed) == 0 => Answer {
-                cut: Some(500_000),
-                stall: Duration::from_secs(30),
-                ..answer
-            },
-            _ => answer,
-        },
-    );
+    let liar = Liar::new(move |request, answer| match request.path.ends_with(&target) {
+        true if times.fetch_add(1, Ordering::Relaxed) == 0 => Answer { cut: Some(500_000), stall: Duration::from_secs(30), ..answer },
+        _ => answer,
+    });
     liar.add(&tiny, "a", "1");
     let place = Place::new();
     let reference: Reference = format!("{}/a:1", liar.host()).parse().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let begun = Instant::now();
     let sink = place.sink.clone();
     let stopped = runtime.block_on(async {
@@ -1085,19 +797,11 @@ fn a_pull_that_is_dropped_leaves_no_lock() {
         tokio::time::timeout(Duration::from_millis(700), pull).await
     });
     assert!(stopped.is_err(), "the registry stalls");
-    assert_eq!(
-        fs::read_dir(place.store.path().join("leases"))
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(fs::read_dir(place.store.path().join("leases")).unwrap().count(), 0);
     // Another runtime, the same process, the same store.
     drop(runtime);
     place.pull(&reference.to_string()).unwrap();
-    assert!(
-        begun.elapsed() < Duration::from_secs(15),
-        "nobody waited for a lock"
-    );
+    assert!(begun.elapsed() < Duration::from_secs(15), "nobody waited for a lock");
     assert!(place.sink.holds(&tiny));
 }
 
@@ -1109,17 +813,11 @@ fn the_future_may_be_spawned() {
     let place = Place::new();
     let (store, sink) = (place.store.clone(), place.sink.clone());
     let reference: Reference = format!("{}/a:1", liar.host()).parse().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let task = runtime.spawn(async move { puller().pull(&store, &reference, sink).await });
     runtime.block_on(task).unwrap().unwrap();
     // The blocking face, called from within a runtime.
-    runtime
-        .block_on(async { place.pull(&format!("{}/a:1", liar.host())) })
-        .unwrap();
+    runtime.block_on(async { place.pull(&format!("{}/a:1", liar.host())) }).unwrap();
 }
 
 const CHILD: &str = "CORACLE_TEST_PULL";
@@ -1132,9 +830,7 @@ fn child_that_pulls() {
     };
     let (store, name) = task.split_once(' ').unwrap();
     let store = Store::open(store).unwrap();
-    puller()
-        .pull_blocking(&store, &name.parse().unwrap(), Arc::new(NoSink))
-        .unwrap();
+    puller().pull_blocking(&store, &name.parse().unwrap(), Arc::new(NoSink)).unwrap();
 }
 
 #[test]
@@ -1163,12 +859,7 @@ fn processes_that_pull_the_same_image_fetch_each_blob_once() {
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
-    let mut blobs: Vec<String> = liar
-        .asked()
-        .into_iter()
-        .map(|r| r.path)
-        .filter(|p| p.contains("/blobs/"))
-        .collect();
+    let mut blobs: Vec<String> = liar.asked().into_iter().map(|r| r.path).filter(|p| p.contains("/blobs/")).collect();
     blobs.sort();
     let all = blobs.len();
     blobs.dedup();
@@ -1186,11 +877,7 @@ fn a_sink_that_fails_ends_the_pull_with_its_reason() {
     place.sink.fail("no room for it");
     let error = place.pull(&format!("{}/a:1", liar.host())).unwrap_err();
     let digest = Digest::sha256(&tiny.layers[0]);
-    assert_error(
-        &error,
-        &format!("can't unpack layer 0 ({digest}): no room for it"),
-        None,
-    );
+    assert_error(&error, &format!("can't unpack layer 0 ({digest}): no room for it"), None);
     assert!(place.store.images().unwrap().is_empty());
 }
 
@@ -1205,10 +892,7 @@ fn a_disk_error_in_a_pull_names_the_path() {
     let error = place.pull(&format!("{}/a:1", liar.host())).unwrap_err();
     let text = error.to_string();
     let start = format!("can't open {}/sha256-", ingest.display());
-    assert!(
-        text.starts_with(&start) && text.ends_with(".partial: Not a directory (os error 20)"),
-        "{text}"
-    );
+    assert!(text.starts_with(&start) && text.ends_with(".partial: Not a directory (os error 20)"), "{text}");
 }
 
 #[test]
@@ -1220,9 +904,7 @@ fn progress_tells_of_resolving_of_every_layer_and_of_the_end() {
     let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
     let keep = seen.clone();
     let puller = puller().progress(move |p| keep.lock().unwrap().push(p));
-    place
-        .pull_with(&puller, &format!("{}/a:1", liar.host()))
-        .unwrap();
+    place.pull_with(&puller, &format!("{}/a:1", liar.host())).unwrap();
     let seen = seen.lock().unwrap();
     assert!(matches!(seen.first(), Some(Progress::Resolving { .. })));
     assert!(matches!(seen.last(), Some(Progress::Done { digest, .. }) if *digest == tiny.digest()));
@@ -1235,14 +917,8 @@ fn progress_tells_of_resolving_of_every_layer_and_of_the_end() {
                 _ => None,
             })
             .collect();
-        assert_eq!(
-            (steps.first(), steps.last()),
-            (Some(&0), Some(&(layer.len() as u64)))
-        );
+        assert_eq!((steps.first(), steps.last()), (Some(&0), Some(&(layer.len() as u64))));
         assert!(steps.is_sorted() && steps.len() <= 2 + layer.len() / (256 << 10));
-        assert!(
-            seen.iter()
-                .any(|p| matches!(p, Progress::Unpacked { digest, .. } if *digest == wanted))
-        );
+        assert!(seen.iter().any(|p| matches!(p, Progress::Unpacked { digest, .. } if *digest == wanted)));
     }
 }

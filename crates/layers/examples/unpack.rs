@@ -20,17 +20,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     // All files become ours, so that it works for everybody; root may say Options::root().
     let result = unpack(layer, &root, &Options::user(Ownership::Squash));
     let shown = result.map_err(Box::<dyn Error>::from).and_then(|report| {
-        println!(
-            "{} entries, {} bytes in files, diffID {}",
-            report.entries, report.file_bytes, report.diff_id
-        );
+        println!("{} entries, {} bytes in files, diffID {}", report.entries, report.file_bytes, report.diff_id);
         for skipped in &report.skipped {
             println!("not on disk: {} ({})", skipped.path, skipped.what);
         }
         list(&root, 0)?;
-        if argument.is_none()
-            && fs::read_to_string(root.join("etc/motd"))? != "hello from a layer\n"
-        {
+        if argument.is_none() && fs::read_to_string(root.join("etc/motd"))? != "hello from a layer\n" {
             return Err("the layer's file has other contents".into());
         }
         Ok(())
@@ -44,13 +39,7 @@ fn list(directory: &Path, depth: usize) -> std::io::Result<()> {
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let meta = entry.path().symlink_metadata()?;
-        println!(
-            "{:indent$}{} ({} bytes)",
-            "",
-            entry.file_name().display(),
-            meta.len(),
-            indent = depth * 2
-        );
+        println!("{:indent$}{} ({} bytes)", "", entry.file_name().display(), meta.len(), indent = depth * 2);
         if meta.is_dir() {
             list(&entry.path(), depth + 1)?;
         }
@@ -60,10 +49,7 @@ fn list(directory: &Path, depth: usize) -> std::io::Result<()> {
 
 /// A gzip layer with a file, a link and a whiteout.
 fn small_layer() -> std::io::Result<Vec<u8>> {
-    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(
-        Vec::new(),
-        flate2::Compression::default(),
-    ));
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default()));
     let text = b"hello from a layer\n";
     let mut header = tar::Header::new_ustar();
     header.set_mode(0o644);

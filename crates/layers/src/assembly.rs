@@ -20,9 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use coracle_image::Digest;
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::confine::{is_whiteout, open_beneath, open_directory};
@@ -68,13 +66,7 @@ pub(crate) fn paths(store: &LayerStore, diff_ids: &[Digest]) -> Result<Vec<PathB
 }
 
 /// The thin layer that goes above `layer`, if it needs one upon `below` (the base first).
-fn correction(
-    store: &LayerStore,
-    layer: &Path,
-    chain_id: &Digest,
-    report: &LayerReport,
-    below: &[PathBuf],
-) -> Result<Option<PathBuf>> {
+fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &LayerReport, below: &[PathBuf]) -> Result<Option<PathBuf>> {
     if report.links_below.is_empty() && (report.implicit_parents.is_empty() || below.is_empty()) {
         return Ok(None);
     }
@@ -84,18 +76,10 @@ fn correction(
     }
     let name = report.diff_id.to_string();
     let io = |attempt: &'static str, path: &Path, errno: Errno| Error::io(attempt, path, errno);
-    let mut view = View {
-        layers: Vec::new(),
-        flavour: store.options().flavour,
-        ledgers: HashMap::new(),
-    };
+    let mut view = View { layers: Vec::new(), flavour: store.options().flavour, ledgers: HashMap::new() };
     for fs in std::iter::once(&layer.join("fs")).chain(below.iter().rev()) {
-        let root = rustix::fs::open(
-            fs,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|errno| io("open", fs, errno))?;
+        let root = rustix::fs::open(fs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| io("open", fs, errno))?;
         view.layers.push((fs.clone(), root));
     }
 
@@ -103,16 +87,10 @@ fn correction(
     let mut inherit: BTreeMap<Vec<u8>, Found> = BTreeMap::new();
     for path in &report.implicit_parents {
         let bytes = path.as_os_str().as_bytes();
-        if view
-            .hidden_by_own_opaque(bytes)
-            .map_err(|errno| io("look at", path, errno))?
-        {
+        if view.hidden_by_own_opaque(bytes).map_err(|errno| io("look at", path, errno))? {
             continue;
         }
-        let Some(found) = view
-            .find(1, bytes)
-            .map_err(|errno| io("look at", path, errno))?
-        else {
+        let Some(found) = view.find(1, bytes).map_err(|errno| io("look at", path, errno))? else {
             continue;
         };
         if found.kind() == FileType::Directory {
@@ -140,16 +118,9 @@ fn correction(
     }
     let mut copies: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     for (path, target) in &report.links_below {
-        let (path_bytes, target_bytes) =
-            (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
-        let needs = |what: &'static str| Error::Below {
-            layer: name.clone(),
-            path: target.clone(),
-            what: what.into(),
-        };
-        let found = view
-            .find(1, target_bytes)
-            .map_err(|errno| io("look at", target, errno))?;
+        let (path_bytes, target_bytes) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
+        let needs = |what: &'static str| Error::Below { layer: name.clone(), path: target.clone(), what: what.into() };
+        let found = view.find(1, target_bytes).map_err(|errno| io("look at", target, errno))?;
         let Some(found) = found else {
             return Err(needs("a hard link to it, and it isn't there"));
         };
@@ -161,16 +132,12 @@ fn correction(
             FileType::RegularFile | FileType::Symlink => {}
             FileType::Directory => return Err(needs("a hard link to it, and it's a directory")),
             _ => {
-                return Err(needs(
-                    "a hard link to it, and it's a device, pipe or socket",
-                ));
+                return Err(needs("a hard link to it, and it's a device, pipe or socket"));
             }
         }
         // Where the target still shows, both names become one file.
-        let shows = view
-            .find(0, target_bytes)
-            .map_err(|errno| io("look at", target, errno))?
-            .is_some_and(|shown| shown.layer == found.layer);
+        let shows =
+            view.find(0, target_bytes).map_err(|errno| io("look at", target, errno))?.is_some_and(|shown| shown.layer == found.layer);
         let copy = if shows { target_bytes } else { path_bytes };
         builder.copy(&mut view, &found, target_bytes, copy)?;
         copies.insert(target_bytes.to_vec(), copy.to_vec());
@@ -179,13 +146,8 @@ fn correction(
         }
     }
     let ledger = builder.finish(&mut view)?;
-    let empty = LayerReport {
-        implicit_parents: Vec::new(),
-        links_below: Vec::new(),
-        skipped: Vec::new(),
-        skipped_total: 0,
-        ..report.clone()
-    };
+    let empty =
+        LayerReport { implicit_parents: Vec::new(), links_below: Vec::new(), skipped: Vec::new(), skipped_total: 0, ..report.clone() };
     temporary.publish(&directory, &empty, &ledger)?;
     Ok(Some(directory.join("fs")))
 }
@@ -236,24 +198,15 @@ impl View {
                     }
                     continue;
                 }
-                if next.is_empty() && position + 1 == names.len() && !is_whiteout(directory, name)?
-                {
-                    return Ok(Some(Found {
-                        layer: *layer,
-                        fd,
-                        stat,
-                    }));
+                if next.is_empty() && position + 1 == names.len() && !is_whiteout(directory, name)? {
+                    return Ok(Some(Found { layer: *layer, fd, stat }));
                 }
                 break;
             }
             merged = next;
         }
         match merged.into_iter().next() {
-            Some((layer, fd)) => Ok(Some(Found {
-                layer,
-                stat: rustix::fs::fstat(&fd)?,
-                fd,
-            })),
+            Some((layer, fd)) => Ok(Some(Found { layer, stat: rustix::fs::fstat(&fd)?, fd })),
             None => Ok(None),
         }
     }
@@ -287,10 +240,7 @@ impl View {
             };
             self.ledgers.insert(layer, ledger);
         }
-        Ok(self
-            .ledgers
-            .get(&layer)
-            .and_then(|ledger| ledger.as_ref()?.owners.get(path).copied()))
+        Ok(self.ledgers.get(&layer).and_then(|ledger| ledger.as_ref()?.owners.get(path).copied()))
     }
 }
 
@@ -326,8 +276,7 @@ impl Builder {
             Some(found) => Some(found),
             None => view.find(0, path).map_err(fail("look at"))?,
         };
-        let at = open_directory(&self.root, parent, OFlags::PATH)
-            .map_err(fail("open the directory of"))?;
+        let at = open_directory(&self.root, parent, OFlags::PATH).map_err(fail("open the directory of"))?;
         rustix::fs::mkdirat(&at, name, Mode::RWXU).map_err(fail("make the directory"))?;
         self.made.insert(path.to_vec());
         if let Some(model) = model {
@@ -363,25 +312,12 @@ impl Builder {
             let target = rustix::fs::readlinkat(&found.fd, "", Vec::new()).map_err(fail)?;
             rustix::fs::symlinkat(target.as_c_str(), &at, name).map_err(fail)?;
             if let Some((uid, gid)) = owner {
-                rustix::fs::chownat(&at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(fail)?;
+                rustix::fs::chownat(&at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
             }
-            return rustix::fs::utimensat(
-                &at,
-                name,
-                &times(&found.stat),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(fail);
+            return rustix::fs::utimensat(&at, name, &times(&found.stat), AtFlags::SYMLINK_NOFOLLOW).map_err(fail);
         }
-        let source = open_beneath(
-            &view.layers[found.layer].1,
-            from,
-            OFlags::RDONLY | OFlags::NONBLOCK,
-        )
-        .map_err(fail)?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let source = open_beneath(&view.layers[found.layer].1, from, OFlags::RDONLY | OFlags::NONBLOCK).map_err(fail)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = rustix::fs::openat(&at, name, flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
         // std copies by copy_file_range(2): shared extents where the file system can.
         let (mut source, mut target) = (File::from(source), File::from(target));
@@ -390,18 +326,9 @@ impl Builder {
     }
 
     /// Whose a copy is: to be set now (root), or put on record.
-    fn owner(
-        &mut self,
-        view: &mut View,
-        found: &Found,
-        from: &[u8],
-        to: &[u8],
-    ) -> Result<Option<(Uid, Gid)>> {
+    fn owner(&mut self, view: &mut View, found: &Found, from: &[u8], to: &[u8]) -> Result<Option<(Uid, Gid)>> {
         match self.ownership {
-            Ownership::Keep => Ok(Some((
-                Uid::from_raw(found.stat.st_uid),
-                Gid::from_raw(found.stat.st_gid),
-            ))),
+            Ownership::Keep => Ok(Some((Uid::from_raw(found.stat.st_uid), Gid::from_raw(found.stat.st_gid)))),
             Ownership::Squash => Ok(None),
             Ownership::Defer => {
                 if let Some(owner) = view.deferred(found.layer, from)? {
@@ -418,28 +345,23 @@ impl Builder {
         for (path, model) in directories {
             let owner = self.owner(view, &model, &path, &path)?;
             let shown = Path::new(OsStr::from_bytes(&path));
-            let fd = open_directory(&self.root, &path, OFlags::RDONLY)
-                .map_err(|errno| Error::io("open", shown, errno))?;
-            describe(&model.fd, &model.stat, &fd, owner, self.ownership)
-                .map_err(|errno| Error::io("describe", shown, errno))?;
+            let fd = open_directory(&self.root, &path, OFlags::RDONLY).map_err(|errno| Error::io("open", shown, errno))?;
+            describe(&model.fd, &model.stat, &fd, owner, self.ownership).map_err(|errno| Error::io("describe", shown, errno))?;
         }
         let root = &self.root;
-        rustix::fs::fchmod(root, Mode::from_raw_mode(0o755))
-            .map_err(|errno| Error::io("set the mode of", "/", errno))?;
+        rustix::fs::fchmod(root, Mode::from_raw_mode(0o755)).map_err(|errno| Error::io("set the mode of", "/", errno))?;
         // The root of a thin layer is the topmost too: it has to look as the roots below it.
-        let stat = rustix::fs::fstat(&view.layers[0].1)
-            .map_err(|errno| Error::io("look at", "/", errno))?;
+        let stat = rustix::fs::fstat(&view.layers[0].1).map_err(|errno| Error::io("look at", "/", errno))?;
         let owner = match self.ownership {
             Ownership::Keep => Some((Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid))),
             _ => None,
         };
-        if self.ownership == Ownership::Defer {
-            if let Some(owner) = view.deferred(0, b"")? {
-                self.ledger.owners.insert(Vec::new(), owner);
-            }
+        if self.ownership == Ownership::Defer
+            && let Some(owner) = view.deferred(0, b"")?
+        {
+            self.ledger.owners.insert(Vec::new(), owner);
         }
-        describe(&view.layers[0].1, &stat, root, owner, self.ownership)
-            .map_err(|errno| Error::io("describe", "/", errno))?;
+        describe(&view.layers[0].1, &stat, root, owner, self.ownership).map_err(|errno| Error::io("describe", "/", errno))?;
         Ok(self.ledger)
     }
 }
@@ -452,13 +374,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Gives `target` the owner, mode, attributes and times of `model`.
-fn describe(
-    model: &OwnedFd,
-    stat: &Stat,
-    target: impl AsFd,
-    owner: Option<(Uid, Gid)>,
-    ownership: Ownership,
-) -> rustix::io::Result<()> {
+fn describe(model: &OwnedFd, stat: &Stat, target: impl AsFd, owner: Option<(Uid, Gid)>, ownership: Ownership) -> rustix::io::Result<()> {
     let target = target.as_fd();
     if let Some((uid, gid)) = owner {
         rustix::fs::fchown(target, Some(uid), Some(gid))?;
@@ -471,12 +387,7 @@ fn describe(
             && (name == b"security.capability" || !name.starts_with(b"security."));
         if wanted {
             let length = rustix::fs::getxattr(direct(model), name.as_slice(), &mut value)?;
-            rustix::fs::fsetxattr(
-                target,
-                name.as_slice(),
-                &value[..length],
-                XattrFlags::empty(),
-            )?;
+            rustix::fs::fsetxattr(target, name.as_slice(), &value[..length], XattrFlags::empty())?;
         }
     }
     rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
@@ -490,19 +401,12 @@ fn attributes(fd: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
         Err(Errno::OPNOTSUPP) => 0,
         Err(errno) => return Err(errno),
     };
-    Ok(list[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-        .map(<[u8]>::to_vec)
-        .collect())
+    Ok(list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
 #[allow(clippy::cast_lossless, clippy::unnecessary_cast)]
 fn times(stat: &Stat) -> Timestamps {
-    let spec = |seconds: i64, nanoseconds: i64| Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds as _,
-    };
+    let spec = |seconds: i64, nanoseconds: i64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     Timestamps {
         last_access: spec(stat.st_atime as i64, stat.st_atime_nsec as i64),
         last_modification: spec(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
@@ -515,17 +419,10 @@ mod tests {
 
     #[test]
     fn chain_ids_are_those_of_the_specification() {
-        let (a, b, c) = (
-            Digest::sha256(b"a"),
-            Digest::sha256(b"b"),
-            Digest::sha256(b"c"),
-        );
+        let (a, b, c) = (Digest::sha256(b"a"), Digest::sha256(b"b"), Digest::sha256(b"c"));
         let chain = chain_ids(&[a.clone(), b.clone(), c.clone()]);
         assert_eq!(chain[0], a);
         assert_eq!(chain[1], Digest::sha256(format!("{a} {b}").as_bytes()));
-        assert_eq!(
-            chain[2],
-            Digest::sha256(format!("{} {c}", chain[1]).as_bytes())
-        );
+        assert_eq!(chain[2], Digest::sha256(format!("{} {c}", chain[1]).as_bytes()));
     }
 }

@@ -105,12 +105,7 @@ impl Tree {
     /// `root` is an empty directory that nobody else writes to.
     pub(crate) fn new(root: OwnedFd) -> Tree {
         let directories = BTreeMap::from([(Vec::new(), Directory::default())]);
-        Tree {
-            root,
-            directories,
-            open: HashMap::new(),
-            clock: 0,
-        }
+        Tree { root, directories, open: HashMap::new(), clock: 0 }
     }
 
     /// A descriptor (O_PATH) of a directory, by real path.
@@ -121,15 +116,10 @@ impl Tree {
             return Ok(fd.clone());
         }
         let fd = Rc::new(self.open_as(path, OFlags::PATH)?);
-        if self.open.len() >= OPEN_DIRECTORIES {
-            if let Some(oldest) = self
-                .open
-                .iter()
-                .min_by_key(|(_, (_, used))| *used)
-                .map(|(path, _)| path.clone())
-            {
-                self.open.remove(&oldest);
-            }
+        if self.open.len() >= OPEN_DIRECTORIES
+            && let Some(oldest) = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone())
+        {
+            self.open.remove(&oldest);
         }
         self.open.insert(path.to_vec(), (fd.clone(), self.clock));
         Ok(fd)
@@ -146,17 +136,10 @@ impl Tree {
 
     /// Resolves the directory that `components` name, following this layer's symbolic links inside this layer. Missing directories
     /// are made when `make` says so, else the result is `None`.
-    pub(crate) fn resolve(
-        &mut self,
-        components: &[&[u8]],
-        make: bool,
-    ) -> Result<Option<Place>, Refusal> {
+    pub(crate) fn resolve(&mut self, components: &[&[u8]], make: bool) -> Result<Option<Place>, Refusal> {
         let literal = components.join(&b'/');
         if self.directories.contains_key(&literal) {
-            return Ok(Some(Place {
-                parent: literal,
-                by_link: false,
-            }));
+            return Ok(Some(Place { parent: literal, by_link: false }));
         }
         let mut todo: Vec<Vec<u8>> = components.iter().rev().map(|name| name.to_vec()).collect();
         let mut real: Vec<u8> = Vec::new();
@@ -205,8 +188,7 @@ impl Tree {
                         return Ok(None);
                     }
                     // Whited out and then used again: nothing of the layers below may show through.
-                    rustix::fs::unlinkat(&*parent, name.as_slice(), AtFlags::empty())
-                        .map_err(failed("replace"))?;
+                    rustix::fs::unlinkat(&*parent, name.as_slice(), AtFlags::empty()).map_err(failed("replace"))?;
                     self.make_directory(&real, &name, None)?;
                     if let Some(directory) = self.directories.get_mut(&next) {
                         directory.opaque = true;
@@ -216,28 +198,14 @@ impl Tree {
                 Err(errno) => return Err(failed("look at")(errno)),
             }
         }
-        Ok(Some(Place {
-            parent: real,
-            by_link: links > 0,
-        }))
+        Ok(Some(Place { parent: real, by_link: links > 0 }))
     }
 
     /// Makes a directory, for now with mode 0700.
-    pub(crate) fn make_directory(
-        &mut self,
-        parent: &[u8],
-        name: &[u8],
-        metadata: Option<Metadata>,
-    ) -> Result<(), Refusal> {
+    pub(crate) fn make_directory(&mut self, parent: &[u8], name: &[u8], metadata: Option<Metadata>) -> Result<(), Refusal> {
         let fd = self.open(parent)?;
         rustix::fs::mkdirat(&*fd, name, Mode::RWXU).map_err(failed("make the directory"))?;
-        self.directories.insert(
-            join(parent, name),
-            Directory {
-                metadata,
-                opaque: false,
-            },
-        );
+        self.directories.insert(join(parent, name), Directory { metadata, opaque: false });
         Ok(())
     }
 
@@ -245,28 +213,18 @@ impl Tree {
     pub(crate) fn forget(&mut self, path: &[u8]) {
         let below = join(path, b"");
         self.directories.remove(path);
-        let gone: Vec<Vec<u8>> = self
-            .directories
-            .range(below.clone()..)
-            .map(|(path, _)| path)
-            .take_while(|path| path.starts_with(&below))
-            .cloned()
-            .collect();
+        let gone: Vec<Vec<u8>> =
+            self.directories.range(below.clone()..).map(|(path, _)| path).take_while(|path| path.starts_with(&below)).cloned().collect();
         for path in gone {
             self.directories.remove(&path);
         }
-        self.open
-            .retain(|other, _| other != path && !other.starts_with(&below));
+        self.open.retain(|other, _| other != path && !other.starts_with(&below));
     }
 }
 
 /// A path below another; the root is empty.
 pub(crate) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
-    if parent.is_empty() {
-        name.to_vec()
-    } else {
-        [parent, b"/", name].concat()
-    }
+    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
 }
 
 /// Opens a directory below `root`, no component of which may be a symbolic link. The empty path is `root` itself.
@@ -279,13 +237,7 @@ pub(crate) fn open_beneath(root: impl AsFd, path: &[u8], how: OFlags) -> Result<
     let path = if path.is_empty() { &b"."[..] } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     loop {
-        match rustix::fs::openat2(
-            root.as_fd(),
-            path,
-            how | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        ) {
+        match rustix::fs::openat2(root.as_fd(), path, how | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve) {
             // A rename elsewhere in the tree made the kernel unsure; it asks to try again.
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,
@@ -306,14 +258,8 @@ mod tests {
     #[test]
     fn a_path_is_taken_apart_without_leaving_the_root() {
         fn check(path: &[u8], expected: Option<&[&str]>) {
-            let expected =
-                expected.map(|names| names.iter().map(|name| name.as_bytes()).collect::<Vec<_>>());
-            assert_eq!(
-                components(path, &Limits::default()).ok(),
-                expected,
-                "{}",
-                path.escape_ascii()
-            );
+            let expected = expected.map(|names| names.iter().map(|name| name.as_bytes()).collect::<Vec<_>>());
+            assert_eq!(components(path, &Limits::default()).ok(), expected, "{}", path.escape_ascii());
         }
         check(b"a/b", Some(&["a", "b"]));
         check(b"./a//b/", Some(&["a", "b"]));
@@ -339,9 +285,7 @@ mod tests {
         std::fs::create_dir_all(outside.join("b")).unwrap();
         let root = dir.path().join("root");
         std::fs::create_dir(&root).unwrap();
-        let mut tree = Tree::new(
-            rustix::fs::open(&root, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap(),
-        );
+        let mut tree = Tree::new(rustix::fs::open(&root, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap());
         std::os::unix::fs::symlink("../../../outside", root.join("up")).unwrap();
         std::os::unix::fs::symlink(&outside, root.join("away")).unwrap();
         std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
@@ -349,16 +293,10 @@ mod tests {
         std::os::unix::fs::symlink(".", root.join("here")).unwrap();
         let mut resolve = |path: &str| {
             let names: Vec<&[u8]> = path.split('/').map(str::as_bytes).collect();
-            tree.resolve(&names, true)
-                .map(|place| String::from_utf8(place.unwrap().parent).unwrap())
+            tree.resolve(&names, true).map(|place| String::from_utf8(place.unwrap().parent).unwrap())
         };
         assert_eq!(resolve("up/b").unwrap(), "outside/b");
-        assert_eq!(
-            resolve("away/b").unwrap(),
-            join(&outside.to_str().unwrap().as_bytes()[1..], b"b")
-                .escape_ascii()
-                .to_string()
-        );
+        assert_eq!(resolve("away/b").unwrap(), join(&outside.to_str().unwrap().as_bytes()[1..], b"b").escape_ascii().to_string());
         assert_eq!(resolve("magic").unwrap(), "proc/self/root");
         assert_eq!(resolve("here/here/x").unwrap(), "x");
         assert!(matches!(resolve("loop/x"), Err(Refusal::Malformed(_))));

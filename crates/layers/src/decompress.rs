@@ -46,19 +46,10 @@ enum Gzip {
 
 impl Inflater {
     pub(crate) fn new(layer: &str) -> Inflater {
-        Inflater {
-            layer: layer.to_owned(),
-            engine: Engine::Unknown(Vec::new()),
-            out: Vec::with_capacity(PIECE),
-            taken: 0,
-        }
+        Inflater { layer: layer.to_owned(), engine: Engine::Unknown(Vec::new()), out: Vec::with_capacity(PIECE), taken: 0 }
     }
 
-    pub(crate) fn push(
-        &mut self,
-        bytes: &[u8],
-        emit: &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>>,
-    ) -> Result<()> {
+    pub(crate) fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>>) -> Result<()> {
         if let Engine::Unknown(head) = &mut self.engine {
             head.extend_from_slice(bytes);
             if head.len() < 4 {
@@ -72,23 +63,15 @@ impl Inflater {
     }
 
     /// All bytes were given: hands out what is left and checks that nothing is missing.
-    pub(crate) fn finish(
-        &mut self,
-        emit: &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>>,
-    ) -> Result<()> {
+    pub(crate) fn finish(&mut self, emit: &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>>) -> Result<()> {
         if let Engine::Unknown(head) = &mut self.engine {
             let head = std::mem::take(head);
             self.engine = Engine::Plain;
             self.inflate(&head, emit)?;
         }
         match &self.engine {
-            Engine::Gzip {
-                state: Gzip::Member,
-                ..
-            } => return Err(self.broken("the gzip stream is cut off")),
-            Engine::Zstd {
-                within_frame: true, ..
-            } => return Err(self.broken("the zstd stream is cut off")),
+            Engine::Gzip { state: Gzip::Member, .. } => return Err(self.broken("the gzip stream is cut off")),
+            Engine::Zstd { within_frame: true, .. } => return Err(self.broken("the zstd stream is cut off")),
             _ => {}
         }
         if !self.out.is_empty() {
@@ -99,19 +82,11 @@ impl Inflater {
 
     fn recognise(&self, head: &[u8]) -> Result<Engine> {
         Ok(match head {
-            [0x1f, 0x8b, ..] => Engine::Gzip {
-                inflate: Box::new(Decompress::new_gzip(15)),
-                state: Gzip::Member,
-            },
+            [0x1f, 0x8b, ..] => Engine::Gzip { inflate: Box::new(Decompress::new_gzip(15)), state: Gzip::Member },
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let mut decoder = Decoder::new().map_err(|error| self.broken(error))?;
-                decoder
-                    .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG))
-                    .map_err(|error| self.broken(error))?;
-                Engine::Zstd {
-                    decoder,
-                    within_frame: false,
-                }
+                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG)).map_err(|error| self.broken(error))?;
+                Engine::Zstd { decoder, within_frame: false }
             }
             [b'B', b'Z', b'h', ..] => {
                 return Err(self.broken("it's compressed by bzip2; layers are plain, gzip or zstd"));
@@ -124,18 +99,10 @@ impl Inflater {
     }
 
     fn broken(&self, what: impl ToString) -> Error {
-        Error::Compression {
-            layer: self.layer.clone(),
-            offset: self.taken,
-            what: what.to_string(),
-        }
+        Error::Compression { layer: self.layer.clone(), offset: self.taken, what: what.to_string() }
     }
 
-    fn inflate(
-        &mut self,
-        mut input: &[u8],
-        emit: &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>>,
-    ) -> Result<()> {
+    fn inflate(&mut self, mut input: &[u8], emit: &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>>) -> Result<()> {
         loop {
             if self.out.len() == self.out.capacity() {
                 self.out = emit(std::mem::take(&mut self.out))?;
@@ -151,8 +118,7 @@ impl Inflater {
                 Engine::Gzip { inflate, state } => match *state {
                     Gzip::Member => {
                         let before = inflate.total_in();
-                        let status =
-                            inflate.decompress_vec(input, &mut self.out, FlushDecompress::None);
+                        let status = inflate.decompress_vec(input, &mut self.out, FlushDecompress::None);
                         let consumed = (inflate.total_in() - before) as usize;
                         match status {
                             Ok(Status::StreamEnd) => {
@@ -162,9 +128,7 @@ impl Inflater {
                             Ok(_) => (consumed, false),
                             Err(error) => {
                                 let what = error.message().unwrap_or("bad data").to_owned();
-                                return Err(
-                                    self.broken(format!("the gzip stream is damaged: {what}"))
-                                );
+                                return Err(self.broken(format!("the gzip stream is damaged: {what}")));
                             }
                         }
                     }
@@ -190,10 +154,7 @@ impl Inflater {
                         (input.len(), false)
                     }
                 },
-                Engine::Zstd {
-                    decoder,
-                    within_frame,
-                } => {
+                Engine::Zstd { decoder, within_frame } => {
                     if input.is_empty() && !*within_frame {
                         return Ok(());
                     }
@@ -246,11 +207,8 @@ mod tests {
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::GzBuilder::new()
-            .filename("name")
-            .comment("c")
-            .extra(vec![1, 2, 3])
-            .write(Vec::new(), flate2::Compression::fast());
+        let mut encoder =
+            flate2::GzBuilder::new().filename("name").comment("c").extra(vec![1, 2, 3]).write(Vec::new(), flate2::Compression::fast());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     }
@@ -260,9 +218,7 @@ mod tests {
     }
 
     fn content() -> Vec<u8> {
-        (0..700_000u32)
-            .flat_map(|n| (n / 7).to_le_bytes())
-            .collect()
+        (0..700_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect()
     }
 
     fn skippable(bytes: &[u8]) -> Vec<u8> {
@@ -283,30 +239,15 @@ mod tests {
             ("gzip and zeros", [gzip(&content), vec![0; 5000]].concat()),
             ("zstd", zstd(&content)),
             ("zstd frames", [zstd(a), zstd(b)].concat()),
-            (
-                "zstd and skippable frames",
-                [
-                    skippable(b"first"),
-                    zstd(a),
-                    skippable(b""),
-                    zstd(b),
-                    skippable(b"last"),
-                ]
-                .concat(),
-            ),
+            ("zstd and skippable frames", [skippable(b"first"), zstd(a), skippable(b""), zstd(b), skippable(b"last")].concat()),
         ];
         for (name, bytes) in forms {
             for step in [1 << 20, 65_536, 4097, 13] {
-                let out = inflate(&bytes, step)
-                    .unwrap_or_else(|error| panic!("{name} by {step}: {error}"));
+                let out = inflate(&bytes, step).unwrap_or_else(|error| panic!("{name} by {step}: {error}"));
                 assert!(out == content, "{name} by {step}: {} bytes", out.len());
             }
         }
-        for (name, bytes) in [
-            ("nothing", vec![]),
-            ("gzip of nothing", gzip(b"")),
-            ("zstd of nothing", zstd(b"")),
-        ] {
+        for (name, bytes) in [("nothing", vec![]), ("gzip of nothing", gzip(b"")), ("zstd of nothing", zstd(b""))] {
             assert_eq!(inflate(&bytes, 1).unwrap(), b"", "{name}");
         }
     }
@@ -314,21 +255,14 @@ mod tests {
     #[test]
     fn a_stream_that_is_cut_off_anywhere_is_an_error() {
         let content = content();
-        for whole in [
-            gzip(&content),
-            zstd(&content),
-            [gzip(b"one"), gzip(b"two")].concat(),
-        ] {
+        for whole in [gzip(&content), zstd(&content), [gzip(b"one"), gzip(b"two")].concat()] {
             let member = gzip(b"one").len();
             let length = whole.len();
             for cut in (4..60.min(length)).chain(length.saturating_sub(40)..length) {
                 if cut == member && length < 100 {
                     continue;
                 }
-                assert!(
-                    matches!(inflate(&whole[..cut], 4096), Err(Error::Compression { .. })),
-                    "{cut} of {length}"
-                );
+                assert!(matches!(inflate(&whole[..cut], 4096), Err(Error::Compression { .. })), "{cut} of {length}");
             }
         }
     }
@@ -352,25 +286,13 @@ mod tests {
             ("gzip CRC", crc),
             ("gzip length", length),
             ("zstd checksum", checked),
-            (
-                "garbage after gzip",
-                [gzip(b"x"), b"garbage".to_vec()].concat(),
-            ),
-            (
-                "garbage after zeros",
-                [gzip(b"x"), b"\0\0g".to_vec()].concat(),
-            ),
-            (
-                "garbage after zstd",
-                [zstd(b"x"), b"garbage".to_vec()].concat(),
-            ),
+            ("garbage after gzip", [gzip(b"x"), b"garbage".to_vec()].concat()),
+            ("garbage after zeros", [gzip(b"x"), b"\0\0g".to_vec()].concat()),
+            ("garbage after zstd", [zstd(b"x"), b"garbage".to_vec()].concat()),
             ("bzip2", b"BZh91AY".to_vec()),
             ("xz", b"\xfd7zXZ\0".to_vec()),
         ] {
-            assert!(
-                matches!(inflate(&bytes, 4096), Err(Error::Compression { .. })),
-                "{name}"
-            );
+            assert!(matches!(inflate(&bytes, 4096), Err(Error::Compression { .. })), "{name}");
         }
     }
 
@@ -381,9 +303,6 @@ mod tests {
         encoder.long_distance_matching(false).unwrap();
         encoder.write_all(b"x").unwrap();
         let bytes = encoder.finish().unwrap();
-        assert!(matches!(
-            inflate(&bytes, 4096),
-            Err(Error::Compression { .. })
-        ));
+        assert!(matches!(inflate(&bytes, 4096), Err(Error::Compression { .. })));
     }
 }

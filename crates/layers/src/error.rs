@@ -15,10 +15,7 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The bytes aren't a sound layer, or one that means harm. Fetching them again won't help unless the digest was wrong too.
-    #[error(
-        "layer {layer} is malformed{}: {what} (byte {offset} of the archive)",
-        at(entry)
-    )]
+    #[error("layer {layer} is malformed{}: {what} (byte {offset} of the archive)", at(entry))]
     Malformed {
         /// Which layer.
         layer: String,
@@ -30,10 +27,7 @@ pub enum Error {
         what: Cow<'static, str>,
     },
     /// The layer asks for more than [`Limits`](crate::Limits) allow.
-    #[error(
-        "layer {layer} is too big{}: more than {limit} {what} (byte {offset} of the archive)",
-        at(entry)
-    )]
+    #[error("layer {layer} is too big{}: more than {limit} {what} (byte {offset} of the archive)", at(entry))]
     Limit {
         /// Which layer.
         layer: String,
@@ -119,17 +113,11 @@ pub enum Error {
 }
 
 fn at(entry: &Option<String>) -> String {
-    entry
-        .as_ref()
-        .map(|entry| format!(" at {entry}"))
-        .unwrap_or_default()
+    entry.as_ref().map(|entry| format!(" at {entry}")).unwrap_or_default()
 }
 
 fn of(layer: &Option<String>) -> String {
-    layer
-        .as_ref()
-        .map(|layer| format!(" of layer {layer}"))
-        .unwrap_or_default()
+    layer.as_ref().map(|layer| format!(" of layer {layer}")).unwrap_or_default()
 }
 
 impl Error {
@@ -143,9 +131,7 @@ impl Error {
             Error::Missing { .. } => Some("pull the image again".into()),
             Error::Store { .. } => Some("give each kind of user a store of its own".into()),
             Error::Io { source, attempt, .. } => match rustix::io::Errno::from_io_error(source) {
-                Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
-                    Some("free some space: nothing of this layer was kept".into())
-                }
+                Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Some("free some space: nothing of this layer was kept".into()),
                 Some(rustix::io::Errno::PERM) if *attempt == "make the whiteout" => {
                     Some("use Linux 5.8 or newer, where a plain user may make whiteouts".into())
                 }
@@ -160,38 +146,19 @@ impl Error {
         }
     }
 
-    pub(crate) fn io(
-        attempt: &'static str,
-        path: impl AsRef<Path>,
-        source: impl Into<io::Error>,
-    ) -> Error {
-        Error::Io {
-            attempt,
-            path: path.as_ref().to_owned(),
-            layer: None,
-            source: source.into(),
-        }
+    pub(crate) fn io(attempt: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Error {
+        Error::Io { attempt, path: path.as_ref().to_owned(), layer: None, source: source.into() }
     }
 
     /// An error of the bytes' source; one of ours passes through.
     pub(crate) fn read(layer: &str, source: io::Error) -> Error {
         if source.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-            if let Some(ours) = source
-                .into_inner()
-                .and_then(|inner| inner.downcast::<Error>().ok())
-            {
+            if let Some(ours) = source.into_inner().and_then(|inner| inner.downcast::<Error>().ok()) {
                 return *ours;
             }
-            return Error::Unfinished {
-                layer: layer.to_owned(),
-            };
+            return Error::Unfinished { layer: layer.to_owned() };
         }
-        Error::Io {
-            attempt: "read",
-            path: PathBuf::from("its bytes"),
-            layer: Some(layer.to_owned()),
-            source,
-        }
+        Error::Io { attempt: "read", path: PathBuf::from("its bytes"), layer: Some(layer.to_owned()), source }
     }
 }
 
@@ -200,10 +167,9 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &error {
             Error::Io { source, .. } => source.kind(),
-            Error::Malformed { .. }
-            | Error::Compression { .. }
-            | Error::Limit { .. }
-            | Error::WrongDiffId { .. } => io::ErrorKind::InvalidData,
+            Error::Malformed { .. } | Error::Compression { .. } | Error::Limit { .. } | Error::WrongDiffId { .. } => {
+                io::ErrorKind::InvalidData
+            }
             _ => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
@@ -214,13 +180,7 @@ impl From<Error> for io::Error {
 pub(crate) fn show(bytes: &[u8]) -> String {
     let mut text: String = String::from_utf8_lossy(&bytes[..bytes.len().min(400)])
         .chars()
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect::<Vec<_>>()
-            } else {
-                vec![c]
-            }
-        })
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
         .collect();
     if bytes.len() > 400 {
         text.push('…');

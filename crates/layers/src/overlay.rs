@@ -49,13 +49,7 @@ const MAX_LOWER: usize = 500;
 impl Overlay {
     /// A read-only overlay of these layers, the topmost first.
     pub fn new(lower: Vec<PathBuf>) -> Overlay {
-        Overlay {
-            lower,
-            upper: None,
-            work: None,
-            userxattr: false,
-            volatile: false,
-        }
+        Overlay { lower, upper: None, work: None, userxattr: false, volatile: false }
     }
 
     /// Lets changes go to `upper`.
@@ -84,15 +78,8 @@ impl Overlay {
     pub fn validate(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Overlay { what });
         for path in self.lower.iter().chain(&self.upper).chain(&self.work) {
-            if !path.is_absolute()
-                || path
-                    .components()
-                    .any(|part| matches!(part, Component::ParentDir))
-            {
-                return refuse(format!(
-                    "{} isn't an absolute path without `..`",
-                    path.display()
-                ));
+            if !path.is_absolute() || path.components().any(|part| matches!(part, Component::ParentDir)) {
+                return refuse(format!("{} isn't an absolute path without `..`", path.display()));
             }
             if path.as_os_str().as_bytes().contains(&0) {
                 return refuse(format!("{} has a NUL", path.display()));
@@ -102,10 +89,7 @@ impl Overlay {
             return refuse("it has no lower layer".into());
         }
         if self.lower.len() > MAX_LOWER {
-            return refuse(format!(
-                "it has {} lower layers; the kernel takes {MAX_LOWER}",
-                self.lower.len()
-            ));
+            return refuse(format!("it has {} lower layers; the kernel takes {MAX_LOWER}", self.lower.len()));
         }
         for (index, path) in self.lower.iter().enumerate() {
             if self.lower[..index].contains(path) {
@@ -115,23 +99,11 @@ impl Overlay {
         match (&self.upper, &self.work) {
             (Some(upper), Some(work)) => {
                 if upper.starts_with(work) || work.starts_with(upper) {
-                    return refuse(format!(
-                        "upper {} and work {} contain each other",
-                        upper.display(),
-                        work.display()
-                    ));
+                    return refuse(format!("upper {} and work {} contain each other", upper.display(), work.display()));
                 }
                 for own in [upper, work] {
-                    if let Some(lower) = self
-                        .lower
-                        .iter()
-                        .find(|lower| own.starts_with(lower) || lower.starts_with(own))
-                    {
-                        return refuse(format!(
-                            "{} and the layer {} contain each other",
-                            own.display(),
-                            lower.display()
-                        ));
+                    if let Some(lower) = self.lower.iter().find(|lower| own.starts_with(lower) || lower.starts_with(own)) {
+                        return refuse(format!("{} and the layer {} contain each other", own.display(), lower.display()));
                     }
                 }
             }
@@ -151,16 +123,9 @@ impl Overlay {
     /// The mount's parameters, in order, for `fsopen("overlay")` and one `fsconfig(2)` each: FSCONFIG_SET_STRING, or
     /// FSCONFIG_SET_FLAG where there is no value. `lowerdir+` needs Linux 6.5 and has no limit of length.
     pub fn parameters(&self) -> Vec<Parameter> {
-        let path = |key, path: &Path| Parameter {
-            key,
-            value: Some(path.to_owned()),
-        };
+        let path = |key, path: &Path| Parameter { key, value: Some(path.to_owned()) };
         let flag = |key| Parameter { key, value: None };
-        let mut parameters: Vec<Parameter> = self
-            .lower
-            .iter()
-            .map(|lower| path("lowerdir+", lower))
-            .collect();
+        let mut parameters: Vec<Parameter> = self.lower.iter().map(|lower| path("lowerdir+", lower)).collect();
         parameters.extend(self.upper.iter().map(|upper| path("upperdir", upper)));
         parameters.extend(self.work.iter().map(|work| path("workdir", work)));
         if self.userxattr {
@@ -190,10 +155,7 @@ impl Overlay {
             }
             escape(lower, &mut out);
         }
-        for (key, path) in [
-            (&b",upperdir="[..], &self.upper),
-            (b",workdir=", &self.work),
-        ] {
+        for (key, path) in [(&b",upperdir="[..], &self.upper), (b",workdir=", &self.work)] {
             if let Some(path) = path {
                 out.extend_from_slice(key);
                 escape(path, &mut out);
@@ -223,10 +185,7 @@ mod tests {
             let error = overlay.validate().err().map(|error| error.to_string());
             match reason {
                 None => assert_eq!(error, None),
-                Some(reason) => assert!(
-                    error.as_deref().is_some_and(|error| error.contains(reason)),
-                    "{error:?}"
-                ),
+                Some(reason) => assert!(error.as_deref().is_some_and(|error| error.contains(reason)), "{error:?}"),
             }
         }
         check(lower(&["/a", "/b"]), None);
@@ -239,39 +198,17 @@ mod tests {
         check(lower(&["/a"]).writable("/u", "/u/work"), Some("contain"));
         check(lower(&["/a"]).writable("/a/up", "/w"), Some("contain"));
         check(lower(&["/a", "/b"]).volatile(true), Some("volatile"));
-        check(
-            Overlay {
-                work: None,
-                ..lower(&["/a"]).writable("/u", "/w")
-            },
-            Some("together"),
-        );
+        check(Overlay { work: None, ..lower(&["/a"]).writable("/u", "/w") }, Some("together"));
         let many: Vec<PathBuf> = (0..501).map(|n| PathBuf::from(format!("/l/{n}"))).collect();
         check(Overlay::new(many), Some("501"));
     }
 
     #[test]
     fn parameters_and_options_say_the_same() {
-        let overlay = lower(&["/t:op", "/b,ase"])
-            .writable("/u", "/w")
-            .userxattr(true)
-            .volatile(true);
+        let overlay = lower(&["/t:op", "/b,ase"]).writable("/u", "/w").userxattr(true).volatile(true);
         let text = String::from_utf8(overlay.mount_options()).unwrap();
-        assert_eq!(
-            text,
-            r"lowerdir=/t\:op:/b\,ase,upperdir=/u,workdir=/w,userxattr,volatile"
-        );
+        assert_eq!(text, r"lowerdir=/t\:op:/b\,ase,upperdir=/u,workdir=/w,userxattr,volatile");
         let keys: Vec<_> = overlay.parameters().iter().map(|p| p.key).collect();
-        assert_eq!(
-            keys,
-            [
-                "lowerdir+",
-                "lowerdir+",
-                "upperdir",
-                "workdir",
-                "userxattr",
-                "volatile"
-            ]
-        );
+        assert_eq!(keys, ["lowerdir+", "lowerdir+", "upperdir", "workdir", "userxattr", "volatile"]);
     }
 }

@@ -108,8 +108,7 @@ impl Ledger {
         let below = [path, b"/"].concat();
         self.forget(path);
         self.owners.retain(|other, _| !other.starts_with(&below));
-        self.capabilities
-            .retain(|other, _| !other.starts_with(&below));
+        self.capabilities.retain(|other, _| !other.starts_with(&below));
         self.devices.retain(|other, _| !other.starts_with(&below));
     }
 
@@ -154,10 +153,7 @@ impl Ledger {
         struct Rest<'a>(&'a [u8]);
         impl<'a> Rest<'a> {
             fn bytes(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
-                let (head, tail) = self
-                    .0
-                    .split_at_checked(count)
-                    .ok_or("its list of owners is cut off")?;
+                let (head, tail) = self.0.split_at_checked(count).ok_or("its list of owners is cut off")?;
                 self.0 = tail;
                 Ok(head)
             }
@@ -166,11 +162,7 @@ impl Ledger {
                 Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
             }
         }
-        let mut rest = Rest(
-            bytes
-                .strip_prefix(MAGIC)
-                .ok_or("its list of owners is of another version")?,
-        );
+        let mut rest = Rest(bytes.strip_prefix(MAGIC).ok_or("its list of owners is of another version")?);
         let mut ledger = Ledger::default();
         while !rest.0.is_empty() {
             let tag = rest.bytes(1)?[0];
@@ -178,15 +170,11 @@ impl Ledger {
             let path = rest.bytes(length)?.to_vec();
             match tag {
                 b'o' => {
-                    ledger
-                        .owners
-                        .insert(path, (rest.number()?, rest.number()?, rest.number()?));
+                    ledger.owners.insert(path, (rest.number()?, rest.number()?, rest.number()?));
                 }
                 b'c' => {
                     let length = rest.number()? as usize;
-                    ledger
-                        .capabilities
-                        .insert(path, rest.bytes(length)?.to_vec());
+                    ledger.capabilities.insert(path, rest.bytes(length)?.to_vec());
                 }
                 b'd' => {
                     let mut numbers = [0; 5];
@@ -206,10 +194,7 @@ impl Ledger {
         match fs::read(&path) {
             Ok(bytes) => match Ledger::decode(&bytes) {
                 Ok(ledger) => Ok(Some(ledger)),
-                Err(what) => Err(Error::Store {
-                    store: layer.to_owned(),
-                    what: what.into(),
-                }),
+                Err(what) => Err(Error::Store { store: layer.to_owned(), what: what.into() }),
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read", path, error)),
@@ -233,18 +218,9 @@ pub fn read_ownership(layer: &Path) -> Result<Option<Deferred>> {
         owners: ledger
             .owners
             .iter()
-            .map(|(name, (uid, gid, mode))| Owner {
-                path: path(name),
-                uid: *uid,
-                gid: *gid,
-                mode: *mode,
-            })
+            .map(|(name, (uid, gid, mode))| Owner { path: path(name), uid: *uid, gid: *gid, mode: *mode })
             .collect(),
-        capabilities: ledger
-            .capabilities
-            .iter()
-            .map(|(name, value)| (path(name), value.clone()))
-            .collect(),
+        capabilities: ledger.capabilities.iter().map(|(name, value)| (path(name), value.clone())).collect(),
         devices: ledger
             .devices
             .iter()
@@ -267,15 +243,9 @@ mod tests {
     fn ledger() -> Ledger {
         let mut ledger = Ledger::default();
         ledger.owners.insert(b"".to_vec(), (1, 2, 0o755));
-        ledger
-            .owners
-            .insert(b"a/\xff\n".to_vec(), (100_000, 4, 0o4755));
-        ledger
-            .capabilities
-            .insert(b"bin/ping".to_vec(), vec![1, 0, 0, 2]);
-        ledger
-            .devices
-            .insert(b"dev/null".to_vec(), [0o20666, 0, 0, 1, 3]);
+        ledger.owners.insert(b"a/\xff\n".to_vec(), (100_000, 4, 0o4755));
+        ledger.capabilities.insert(b"bin/ping".to_vec(), vec![1, 0, 0, 2]);
+        ledger.devices.insert(b"dev/null".to_vec(), [0o20666, 0, 0, 1, 3]);
         ledger
     }
 
@@ -286,30 +256,15 @@ mod tests {
         fs::write(dir.path().join("ownership"), ledger().encode()).unwrap();
         let deferred = read_ownership(dir.path()).unwrap().unwrap();
         assert_eq!(deferred.owners[1].path.as_os_str().as_bytes(), b"a/\xff\n");
-        assert_eq!(
-            (
-                deferred.owners[1].uid,
-                deferred.owners[1].gid,
-                deferred.owners[1].mode
-            ),
-            (100_000, 4, 0o4755)
-        );
-        assert_eq!(
-            deferred.capabilities,
-            [(PathBuf::from("bin/ping"), vec![1, 0, 0, 2])]
-        );
-        assert_eq!(
-            (deferred.devices[0].major, deferred.devices[0].minor),
-            (1, 3)
-        );
+        assert_eq!((deferred.owners[1].uid, deferred.owners[1].gid, deferred.owners[1].mode), (100_000, 4, 0o4755));
+        assert_eq!(deferred.capabilities, [(PathBuf::from("bin/ping"), vec![1, 0, 0, 2])]);
+        assert_eq!((deferred.devices[0].major, deferred.devices[0].minor), (1, 3));
     }
 
     #[test]
     fn a_damaged_record_is_an_error_and_not_fewer_owners() {
         let bytes = ledger().encode();
-        let ends: Vec<usize> = (0..bytes.len())
-            .filter(|end| Ledger::decode(&bytes[..*end]).is_ok())
-            .collect();
+        let ends: Vec<usize> = (0..bytes.len()).filter(|end| Ledger::decode(&bytes[..*end]).is_ok()).collect();
         // Only where a record ends; the marker `complete` guards those.
         assert_eq!(ends.len(), 4);
         assert!(Ledger::decode(b"coracle-own\x02").is_err());

@@ -50,11 +50,7 @@ pub(crate) fn remove_at(parent: impl AsFd, name: &[u8]) -> rustix::io::Result<()
         result => return result,
     }
     let top = open(&parent, name)?;
-    let mut moved = Moved {
-        queue: Vec::new(),
-        done: 0,
-        number: 0,
-    };
+    let mut moved = Moved { queue: Vec::new(), done: 0, number: 0 };
     empty(&top, &top, 0, &mut moved)?;
     while let Some(name) = moved.queue.get(moved.done).cloned() {
         moved.done += 1;
@@ -73,24 +69,15 @@ struct Moved {
     number: u64,
 }
 
-fn empty(
-    directory: &OwnedFd,
-    top: &OwnedFd,
-    depth: usize,
-    moved: &mut Moved,
-) -> rustix::io::Result<()> {
+fn empty(directory: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut Moved) -> rustix::io::Result<()> {
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if matches!(name, b"." | b"..")
-            || (depth == 0 && moved.queue.iter().any(|ours| ours == name))
-        {
+        if matches!(name, b"." | b"..") || (depth == 0 && moved.queue.iter().any(|ours| ours == name)) {
             continue;
         }
         if entry.file_type() != FileType::Directory {
-            match writable(directory, || {
-                rustix::fs::unlinkat(directory, name, AtFlags::empty())
-            }) {
+            match writable(directory, || rustix::fs::unlinkat(directory, name, AtFlags::empty())) {
                 Ok(()) | Err(Errno::NOENT) => continue,
                 Err(Errno::ISDIR) => {}
                 Err(errno) => return Err(errno),
@@ -100,9 +87,7 @@ fn empty(
         if depth < DEPTH {
             empty(&child, top, depth + 1, moved)?;
             drop(child);
-            writable(directory, || {
-                rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)
-            })?;
+            writable(directory, || rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR))?;
             continue;
         }
         // A directory that moves changes its `..`, so it has to be writable.
@@ -115,19 +100,14 @@ fn empty(
                 break target;
             }
         };
-        writable(directory, || {
-            rustix::fs::renameat(directory, name, top, target.as_slice())
-        })?;
+        writable(directory, || rustix::fs::renameat(directory, name, top, target.as_slice()))?;
         moved.queue.push(target);
     }
     Ok(())
 }
 
 /// Does something in a directory; if its mode forbids that, once more with a better mode.
-fn writable<T>(
-    directory: &OwnedFd,
-    act: impl Fn() -> rustix::io::Result<T>,
-) -> rustix::io::Result<T> {
+fn writable<T>(directory: &OwnedFd, act: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     match act() {
         Err(Errno::ACCESS) => {
             rustix::fs::fchmod(directory, Mode::RWXU)?;
@@ -138,10 +118,7 @@ fn writable<T>(
 }
 
 fn open(parent: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_XDEV;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let how = |flags: OFlags| loop {
         let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat2(&parent, name, flags, Mode::empty(), resolve) {
@@ -178,7 +155,7 @@ mod tests {
         fs::write(tree.join("a/file"), "").unwrap();
         symlink(&outside, tree.join("a/link")).unwrap();
         symlink("../../outside/file", tree.join("a/b/link")).unwrap();
-        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0o0)).unwrap();
         fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o555)).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());
@@ -194,21 +171,12 @@ mod tests {
     fn a_tree_deeper_than_any_path_or_descriptor_limit_goes() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("tree")).unwrap();
-        let mut at = rustix::fs::open(
-            dir.path().join("tree"),
-            OFlags::PATH | OFlags::DIRECTORY,
-            Mode::empty(),
-        )
-        .unwrap();
+        let mut at = rustix::fs::open(dir.path().join("tree"), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         for depth in 0..3000 {
-            for name in ["deep", ".coracle-removed-0"]
-                .iter()
-                .take(if depth % 700 == 0 { 2 } else { 1 })
-            {
+            for name in ["deep", ".coracle-removed-0"].iter().take(if depth % 700 == 0 { 2 } else { 1 }) {
                 rustix::fs::mkdirat(&at, *name, Mode::RWXU).unwrap();
             }
-            at = rustix::fs::openat(&at, "deep", OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
-                .unwrap();
+            at = rustix::fs::openat(&at, "deep", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         }
         remove_tree(&dir.path().join("tree")).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

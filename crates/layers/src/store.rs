@@ -95,48 +95,27 @@ impl LayerStore {
     /// [`Error::Io`].
     pub fn open(directory: impl AsRef<Path>, options: Options) -> Result<LayerStore> {
         let directory = directory.as_ref();
-        let directory =
-            std::path::absolute(directory).map_err(|error| Error::io("find", directory, error))?;
+        let directory = std::path::absolute(directory).map_err(|error| Error::io("find", directory, error))?;
         let layers = directory.join("layers");
-        for path in [
-            &layers,
-            &layers.join("sha256"),
-            &layers.join("sha512"),
-            &layers.join("chains/sha256"),
-            &layers.join("locks"),
-        ] {
-            fs::create_dir_all(path)
-                .map_err(|error| Error::io("make the directory", path, error))?;
+        for path in [&layers, &layers.join("sha256"), &layers.join("sha512"), &layers.join("chains/sha256"), &layers.join("locks")] {
+            fs::create_dir_all(path).map_err(|error| Error::io("make the directory", path, error))?;
         }
-        let refuse = |what: String| {
-            Err(Error::Store {
-                store: layers.clone(),
-                what,
-            })
-        };
-        let stat =
-            rustix::fs::stat(&layers).map_err(|errno| Error::io("look at", &layers, errno))?;
+        let refuse = |what: String| Err(Error::Store { store: layers.clone(), what });
+        let stat = rustix::fs::stat(&layers).map_err(|errno| Error::io("look at", &layers, errno))?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return refuse(format!("they are user {}'s", stat.st_uid));
         }
         if stat.st_mode & 0o7777 != 0o700 {
-            rustix::fs::chmod(&layers, Mode::RWXU)
-                .map_err(|errno| Error::io("make private", &layers, errno))?;
+            rustix::fs::chmod(&layers, Mode::RWXU).map_err(|errno| Error::io("make private", &layers, errno))?;
         }
-        let header = Header {
-            version: VERSION,
-            ownership: options.ownership,
-            flavour: options.flavour,
-        };
+        let header = Header { version: VERSION, ownership: options.ownership, flavour: options.flavour };
         let path = layers.join("store.json");
         if !path.exists() {
             let temporary = layers.join(format!("store.json.{}", nonce()));
-            let text =
-                serde_json::to_vec(&header).map_err(|error| Error::io("write", &path, error))?;
+            let text = serde_json::to_vec(&header).map_err(|error| Error::io("write", &path, error))?;
             fs::write(&temporary, text).map_err(|error| Error::io("write", &temporary, error))?;
             let from = rustix::fs::CWD;
-            let renamed =
-                rustix::fs::renameat_with(from, &temporary, from, &path, RenameFlags::NOREPLACE);
+            let renamed = rustix::fs::renameat_with(from, &temporary, from, &path, RenameFlags::NOREPLACE);
             let _ = fs::remove_file(&temporary);
             match renamed {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -155,15 +134,9 @@ impl LayerStore {
             _ => return refuse("another version of Coracle made them".into()),
         }
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let inner = Inner {
-            layers,
-            options,
-            turns: Arc::new(Turns::new(processors)),
-        };
+        let inner = Inner { layers, options, turns: Arc::new(Turns::new(processors)) };
         inner.sweep();
-        Ok(LayerStore {
-            inner: Arc::new(inner),
-        })
+        Ok(LayerStore { inner: Arc::new(inner) })
     }
 
     /// The directories of an image's files, **the topmost first** as overlay wants them, for the diffIDs of its config, **the base
@@ -195,14 +168,9 @@ impl LayerStore {
         }
         let path = directory.join("meta.json");
         let text = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
-        let damaged = |what: String| Error::Store {
-            store: directory.clone(),
-            what,
-        };
-        let meta: Meta = serde_json::from_slice(&text)
-            .map_err(|error| damaged(format!("meta.json: {error}")))?;
-        meta.into_report()
-            .ok_or_else(|| damaged("meta.json holds a path or digest that isn't one".into()))
+        let damaged = |what: String| Error::Store { store: directory.clone(), what };
+        let meta: Meta = serde_json::from_slice(&text).map_err(|error| damaged(format!("meta.json: {error}")))?;
+        meta.into_report().ok_or_else(|| damaged("meta.json holds a path or digest that isn't one".into()))
     }
 
     /// All layers that are unpacked, in no order.
@@ -213,16 +181,12 @@ impl LayerStore {
         let mut digests = Vec::new();
         for algorithm in ["sha256", "sha512"] {
             let directory = self.inner.layers.join(algorithm);
-            for entry in
-                fs::read_dir(&directory).map_err(|error| Error::io("read", &directory, error))?
-            {
+            for entry in fs::read_dir(&directory).map_err(|error| Error::io("read", &directory, error))? {
                 let entry = entry.map_err(|error| Error::io("read", &directory, error))?;
-                if let Ok(digest) =
-                    format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse()
+                if let Ok(digest) = format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse()
+                    && is_complete(&entry.path())
                 {
-                    if is_complete(&entry.path()) {
-                        digests.push(digest);
-                    }
+                    digests.push(digest);
                 }
             }
         }
@@ -244,16 +208,9 @@ impl LayerStore {
     /// # Errors
     /// [`Error::Io`]; a disk error that happened since the layers were written shows up here.
     pub fn sync(&self, diff_ids: &[Digest]) -> Result<()> {
-        let mut directories: Vec<PathBuf> =
-            diff_ids.iter().map(|diff_id| self.layer(diff_id)).collect();
-        directories.extend(
-            crate::assembly::chain_ids(diff_ids)
-                .iter()
-                .map(|chain_id| self.chain(chain_id)),
-        );
-        directories.retain(|directory| {
-            matches!(marker(directory), Some(Marker::Boot(_))) && is_complete(directory)
-        });
+        let mut directories: Vec<PathBuf> = diff_ids.iter().map(|diff_id| self.layer(diff_id)).collect();
+        directories.extend(crate::assembly::chain_ids(diff_ids).iter().map(|chain_id| self.chain(chain_id)));
+        directories.retain(|directory| matches!(marker(directory), Some(Marker::Boot(_))) && is_complete(directory));
         if directories.is_empty() {
             return Ok(());
         }
@@ -267,18 +224,12 @@ impl LayerStore {
     }
 
     pub(crate) fn missing(&self, diff_id: &Digest) -> Error {
-        Error::Missing {
-            diff_id: diff_id.clone(),
-            store: self.inner.layers.clone(),
-        }
+        Error::Missing { diff_id: diff_id.clone(), store: self.inner.layers.clone() }
     }
 
     /// The directory that holds a layer's `fs`.
     pub(crate) fn layer(&self, diff_id: &Digest) -> PathBuf {
-        self.inner
-            .layers
-            .join(diff_id.algorithm().as_str())
-            .join(diff_id.hex())
+        self.inner.layers.join(diff_id.algorithm().as_str()).join(diff_id.hex())
     }
 
     pub(crate) fn chain(&self, chain_id: &Digest) -> PathBuf {
@@ -315,11 +266,7 @@ impl LayerSink for LayerStore {
             Some(Arc::clone(&self.inner.turns)),
             (temporary, lock),
         )?;
-        Ok(Box::new(Writer {
-            store: self.clone(),
-            layer: layer.clone(),
-            pipeline,
-        }))
+        Ok(Box::new(Writer { store: self.clone(), layer: layer.clone(), pipeline }))
     }
 }
 
@@ -342,11 +289,7 @@ impl io::Write for Writer {
 
 impl LayerWriter for Writer {
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
-        let Writer {
-            store,
-            layer,
-            pipeline,
-        } = *self;
+        let Writer { store, layer, pipeline } = *self;
         let (unpacked, (temporary, lock)) = pipeline.finish()?;
         if unpacked.report.diff_id != layer.diff_id {
             return Err(Box::new(Error::WrongDiffId {
@@ -358,11 +301,7 @@ impl LayerWriter for Writer {
         if !unpacked.report.skipped.is_empty() {
             tracing::info!(layer = %layer.digest, skipped = unpacked.report.skipped_total, "parts of the layer weren't put on disk");
         }
-        temporary.publish(
-            &store.layer(&layer.diff_id),
-            &unpacked.report,
-            &unpacked.ledger,
-        )?;
+        temporary.publish(&store.layer(&layer.diff_id), &unpacked.report, &unpacked.ledger)?;
         drop(lock);
         Ok(())
     }
@@ -402,10 +341,10 @@ impl Inner {
             let Ok(fd) = rustix::fs::open(&path, flags, Mode::empty()) else {
                 continue;
             };
-            if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                if let Err(error) = remove_tree(&path) {
-                    tracing::warn!(path = %path.display(), %error, "leftovers can't be removed");
-                }
+            if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && let Err(error) = remove_tree(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "leftovers can't be removed");
             }
         }
     }
@@ -432,25 +371,17 @@ impl Temporary {
     fn new(layers: &Path) -> Result<Temporary> {
         loop {
             let path = layers.join(format!("tmp-{}-{}", std::process::id(), nonce()));
-            rustix::fs::mkdir(&path, Mode::RWXU)
-                .map_err(|errno| Error::io("make the directory", &path, errno))?;
+            rustix::fs::mkdir(&path, Mode::RWXU).map_err(|errno| Error::io("make the directory", &path, errno))?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let locked = rustix::fs::open(&path, flags, Mode::empty()).and_then(|fd| {
                 rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
                 // Between making and locking it looked like a leftover: is it still there?
                 let (ours, there) = (rustix::fs::fstat(&fd)?, rustix::fs::stat(&path)?);
-                if ours.st_ino == there.st_ino {
-                    Ok(fd)
-                } else {
-                    Err(Errno::NOENT)
-                }
+                if ours.st_ino == there.st_ino { Ok(fd) } else { Err(Errno::NOENT) }
             });
             match locked {
                 Ok(fd) => {
-                    return Ok(Temporary {
-                        path,
-                        lock: Some(fd),
-                    });
+                    return Ok(Temporary { path, lock: Some(fd) });
                 }
                 Err(Errno::NOENT | Errno::WOULDBLOCK) => {}
                 Err(errno) => return Err(Error::io("lock", path, errno)),
@@ -461,24 +392,17 @@ impl Temporary {
     /// Makes the directory that will be the layer.
     pub(crate) fn fs(&self) -> Result<PathBuf> {
         let path = self.path.join("fs");
-        rustix::fs::mkdir(&path, Mode::RWXU)
-            .map_err(|errno| Error::io("make the directory", &path, errno))?;
+        rustix::fs::mkdir(&path, Mode::RWXU).map_err(|errno| Error::io("make the directory", &path, errno))?;
         Ok(path)
     }
 
     /// Writes what belongs beside `fs`, and puts it all in place at once. If it's there already, that one stays.
-    pub(crate) fn publish(
-        mut self,
-        target: &Path,
-        report: &LayerReport,
-        ledger: &Ledger,
-    ) -> Result<()> {
+    pub(crate) fn publish(mut self, target: &Path, report: &LayerReport, ledger: &Ledger) -> Result<()> {
         let write = |name: &str, bytes: &[u8]| {
             let path = self.path.join(name);
             fs::write(&path, bytes).map_err(|error| Error::io("write", path, error))
         };
-        let meta = serde_json::to_vec_pretty(&Meta::of(report))
-            .map_err(|error| Error::io("write", target, error))?;
+        let meta = serde_json::to_vec_pretty(&Meta::of(report)).map_err(|error| Error::io("write", target, error))?;
         write("meta.json", &meta)?;
         if !ledger.is_empty() {
             write("ownership", &ledger.encode())?;
@@ -492,15 +416,13 @@ impl Temporary {
         }
         loop {
             let here = rustix::fs::CWD;
-            match rustix::fs::renameat_with(here, &self.path, here, target, RenameFlags::NOREPLACE)
-            {
+            match rustix::fs::renameat_with(here, &self.path, here, target, RenameFlags::NOREPLACE) {
                 Ok(()) => break,
                 Err(Errno::EXIST) if is_complete(target) => return self.discard(),
                 Err(Errno::EXIST) => {
                     // Void: left by a crash of the machine.
                     let void = self.path.join("void");
-                    fs::rename(target, &void)
-                        .map_err(|error| Error::io("replace", target, error))?;
+                    fs::rename(target, &void).map_err(|error| Error::io("replace", target, error))?;
                     remove_tree(&void)?;
                 }
                 Err(errno) => return Err(Error::io("publish", target, errno)),
@@ -520,10 +442,10 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         // With the lock still held, so that nobody else removes it at the same time.
-        if self.lock.is_some() {
-            if let Err(error) = remove_tree(&self.path) {
-                tracing::warn!(path = %self.path.display(), %error, "what was unpacked can't be removed");
-            }
+        if self.lock.is_some()
+            && let Err(error) = remove_tree(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "what was unpacked can't be removed");
         }
     }
 }
@@ -547,11 +469,8 @@ impl Lock {
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
-            let how = if HELD.load(Ordering::Acquire) == 0 {
-                FlockOperation::LockExclusive
-            } else {
-                FlockOperation::NonBlockingLockExclusive
-            };
+            let how =
+                if HELD.load(Ordering::Acquire) == 0 { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
             match rustix::fs::flock(&fd, how) {
                 Ok(()) => {}
                 Err(Errno::INTR) => continue,
@@ -592,9 +511,7 @@ fn marker(directory: &Path) -> Option<Marker> {
     if text.as_bytes() == SYNCED {
         return Some(Marker::Synced);
     }
-    Some(Marker::Boot(
-        text.strip_prefix(BOOT)?.strip_suffix('\n')?.to_owned(),
-    ))
+    Some(Marker::Boot(text.strip_prefix(BOOT)?.strip_suffix('\n')?.to_owned()))
 }
 
 /// Whether a directory was published and survived.
@@ -613,12 +530,7 @@ fn boot_id() -> Option<String> {
 
 fn sync_file_system(path: &Path) -> Result<()> {
     let fail = |errno| Error::io("sync", path, errno);
-    let fd = rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(fail)?;
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
     rustix::fs::syncfs(&fd).map_err(fail)
 }
 
@@ -653,22 +565,10 @@ impl Meta {
             entries: report.entries,
             whiteouts: report.whiteouts,
             opaque_root: report.opaque_root,
-            skipped: report
-                .skipped
-                .iter()
-                .map(|skipped| (skipped.path.clone(), skipped.what.clone()))
-                .collect(),
+            skipped: report.skipped.iter().map(|skipped| (skipped.path.clone(), skipped.what.clone())).collect(),
             skipped_total: report.skipped_total,
-            implicit_parents: report
-                .implicit_parents
-                .iter()
-                .map(|path| encoded(path))
-                .collect(),
-            links_below: report
-                .links_below
-                .iter()
-                .map(|(path, target)| (encoded(path), encoded(target)))
-                .collect(),
+            implicit_parents: report.implicit_parents.iter().map(|path| encoded(path)).collect(),
+            links_below: report.links_below.iter().map(|(path, target)| (encoded(path), encoded(target))).collect(),
         }
     }
 
@@ -683,22 +583,10 @@ impl Meta {
             entries: self.entries,
             whiteouts: self.whiteouts,
             opaque_root: self.opaque_root,
-            skipped: self
-                .skipped
-                .into_iter()
-                .map(|(path, what)| Skipped { path, what })
-                .collect(),
+            skipped: self.skipped.into_iter().map(|(path, what)| Skipped { path, what }).collect(),
             skipped_total: self.skipped_total,
-            implicit_parents: self
-                .implicit_parents
-                .iter()
-                .map(|path| decoded(path))
-                .collect::<Option<_>>()?,
-            links_below: self
-                .links_below
-                .iter()
-                .map(|(path, target)| Some((decoded(path)?, decoded(target)?)))
-                .collect::<Option<_>>()?,
+            implicit_parents: self.implicit_parents.iter().map(|path| decoded(path)).collect::<Option<_>>()?,
+            links_below: self.links_below.iter().map(|(path, target)| Some((decoded(path)?, decoded(target)?))).collect::<Option<_>>()?,
         })
     }
 }
@@ -737,13 +625,7 @@ mod tests {
 
     #[test]
     fn any_path_survives_as_text() {
-        for bytes in [
-            &b"plain/path"[..],
-            b"100%",
-            b"new\nline",
-            b"\xff\x00\xfe",
-            "ü/€".as_bytes(),
-        ] {
+        for bytes in [&b"plain/path"[..], b"100%", b"new\nline", b"\xff\x00\xfe", "ü/€".as_bytes()] {
             let path = PathBuf::from(OsStr::from_bytes(bytes));
             assert_eq!(decoded(&encoded(&path)), Some(path));
         }
@@ -759,13 +641,8 @@ mod tests {
         };
         assert!(!is_complete(dir.path()));
         assert!(!mark(""));
-        assert!(!mark(
-            "coracle-layer 1 boot 00000000-0000-0000-0000-000000000000\n"
-        ));
-        assert!(mark(&format!(
-            "coracle-layer 1 boot {}\n",
-            boot_id().unwrap()
-        )));
+        assert!(!mark("coracle-layer 1 boot 00000000-0000-0000-0000-000000000000\n"));
+        assert!(mark(&format!("coracle-layer 1 boot {}\n", boot_id().unwrap())));
         assert!(mark("coracle-layer 1 synced\n"));
     }
 }

@@ -178,9 +178,7 @@ impl<R: BufRead> Reader<R> {
                 return Ok(None);
             };
             let header = Header(&block);
-            header
-                .checksum()
-                .map_err(|what| self.malformed_at(start, what))?;
+            header.checksum().map_err(|what| self.malformed_at(start, what))?;
             self.entries += 1;
             if self.entries > self.limits.entries {
                 return Err(self.limit("entries", self.limits.entries));
@@ -194,22 +192,15 @@ impl<R: BufRead> Reader<R> {
                     }
                     let bytes = self.extension(size)?;
                     let mut records = Records::default();
-                    records
-                        .read(&bytes)
-                        .map_err(|what| self.malformed_at(start, what))?;
+                    records.read(&bytes).map_err(|what| self.malformed_at(start, what))?;
                     local = Some(records);
                 }
                 b'g' => {
                     let bytes = self.extension(size)?;
                     let mut globals = std::mem::take(&mut self.globals);
-                    globals
-                        .read(&bytes)
-                        .map_err(|what| self.malformed_at(start, what))?;
+                    globals.read(&bytes).map_err(|what| self.malformed_at(start, what))?;
                     if globals.describes_one_entry() {
-                        return Err(self.malformed_at(
-                            start,
-                            "a global header sets a path, a size or a sparse map",
-                        ));
+                        return Err(self.malformed_at(start, "a global header sets a path, a size or a sparse map"));
                     }
                     self.globals = globals;
                 }
@@ -230,9 +221,7 @@ impl<R: BufRead> Reader<R> {
                         Some(local) => Cow::Owned(self.globals.overridden_by(local)),
                         None => Cow::Owned(self.globals.clone()),
                     };
-                    return self
-                        .entry(header, start, size, &records, long_name, long_link)
-                        .map(Some);
+                    return self.entry(header, start, size, &records, long_name, long_link).map(Some);
                 }
             }
         }
@@ -274,10 +263,7 @@ impl<R: BufRead> Reader<R> {
             sparse.left -= take as u64;
         }
         match self.source.fill_buf() {
-            Ok(buffer) => Ok(Some(Data {
-                offset,
-                bytes: &buffer[..take],
-            })),
+            Ok(buffer) => Ok(Some(Data { offset, bytes: &buffer[..take] })),
             Err(source) => Err(Error::read(&self.name, source)),
         }
     }
@@ -310,22 +296,11 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn malformed_at(&self, offset: u64, what: impl Into<Cow<'static, str>>) -> Error {
-        Error::Malformed {
-            layer: self.name.clone(),
-            entry: self.current.as_deref().map(show),
-            offset,
-            what: what.into(),
-        }
+        Error::Malformed { layer: self.name.clone(), entry: self.current.as_deref().map(show), offset, what: what.into() }
     }
 
     fn limit(&self, what: &'static str, limit: u64) -> Error {
-        Error::Limit {
-            layer: self.name.clone(),
-            entry: self.current.as_deref().map(show),
-            offset: self.offset,
-            what,
-            limit,
-        }
+        Error::Limit { layer: self.name.clone(), entry: self.current.as_deref().map(show), offset: self.offset, what, limit }
     }
 
     fn field<T>(&self, value: std::result::Result<T, &'static str>, name: &str) -> Result<T> {
@@ -342,12 +317,7 @@ impl<R: BufRead> Reader<R> {
         long_link: Option<Vec<u8>>,
     ) -> Result<Entry> {
         let short = header.path();
-        self.current = Some(
-            long_name
-                .clone()
-                .or_else(|| records.path.clone())
-                .unwrap_or_else(|| short.clone()),
-        );
+        self.current = Some(long_name.clone().or_else(|| records.path.clone()).unwrap_or_else(|| short.clone()));
         let path = self.one_name(records.path.clone(), long_name, "names")?;
         let link = self.one_name(records.linkpath.clone(), long_link, "link targets")?;
         let mut path = path.unwrap_or(short);
@@ -362,29 +332,19 @@ impl<R: BufRead> Reader<R> {
             b'3' | b'4' => {
                 let major = self.device(header, 329, "major device number")?;
                 let minor = self.device(header, 337, "minor device number")?;
-                if flag == b'3' {
-                    Kind::CharDevice(major, minor)
-                } else {
-                    Kind::BlockDevice(major, minor)
-                }
+                if flag == b'3' { Kind::CharDevice(major, minor) } else { Kind::BlockDevice(major, minor) }
             }
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
             b'V' => Kind::VolumeLabel,
             other => {
-                return Err(self.malformed_at(
-                    start,
-                    format!("its type {:?} isn't known", char::from(other).to_string()),
-                ));
+                return Err(self.malformed_at(start, format!("its type {:?} isn't known", char::from(other).to_string())));
             }
         };
         // Before ustar there was no type for directories: a slash at the end said it.
         if kind == Kind::File && path.ends_with(b"/") {
             if size != 0 {
-                return Err(self.malformed_at(
-                    start,
-                    "it's a directory by its name and a file by its contents",
-                ));
+                return Err(self.malformed_at(start, "it's a directory by its name and a file by its contents"));
             }
             kind = Kind::Directory;
         }
@@ -408,11 +368,7 @@ impl<R: BufRead> Reader<R> {
             // The map of a sparse file is padded by itself, so the padding of the data is that of what remains.
             self.padding = padding(packed);
             self.position = 0;
-            self.sparse = segments.map(|segments| Sparse {
-                segments,
-                next: 0,
-                left: 0,
-            });
+            self.sparse = segments.map(|segments| Sparse { segments, next: 0, left: 0 });
             logical = real;
             if logical > self.limits.file_bytes {
                 return Err(self.limit("bytes in one file", self.limits.file_bytes));
@@ -420,10 +376,7 @@ impl<R: BufRead> Reader<R> {
         }
         let mtime = match records.mtime {
             Some(mtime) => mtime,
-            None => Timestamp {
-                seconds: self.field(header.number(136, 12), "time")?,
-                nanoseconds: 0,
-            },
+            None => Timestamp { seconds: self.field(header.number(136, 12), "time")?, nanoseconds: 0 },
         };
         let mode = self.field(header.number(100, 8), "mode")?;
         let uid = match records.uid {
@@ -449,16 +402,9 @@ impl<R: BufRead> Reader<R> {
         })
     }
 
-    fn one_name(
-        &self,
-        pax: Option<Vec<u8>>,
-        gnu: Option<Vec<u8>>,
-        what: &str,
-    ) -> Result<Option<Vec<u8>>> {
+    fn one_name(&self, pax: Option<Vec<u8>>, gnu: Option<Vec<u8>>, what: &str) -> Result<Option<Vec<u8>>> {
         match (pax, gnu) {
-            (Some(pax), Some(gnu)) if pax != gnu => Err(self.malformed(format!(
-                "its PAX and its GNU header give two different {what}"
-            ))),
+            (Some(pax), Some(gnu)) if pax != gnu => Err(self.malformed(format!("its PAX and its GNU header give two different {what}"))),
             (pax, gnu) => Ok(pax.or(gnu)),
         }
     }
@@ -473,8 +419,7 @@ impl<R: BufRead> Reader<R> {
 
     fn device(&self, header: Header<'_>, at: usize, what: &str) -> Result<u32> {
         let number = self.field(header.number(at, 8), what)?;
-        u32::try_from(number)
-            .map_err(|_| self.malformed(format!("its {what} {number} is out of range")))
+        u32::try_from(number).map_err(|_| self.malformed(format!("its {what} {number} is out of range")))
     }
 
     /// A sparse file's bytes of map before the data, its full length, and its segments of data.
@@ -496,9 +441,7 @@ impl<R: BufRead> Reader<R> {
             self.old_sparse(&header.0[386..482], &mut numbers)?;
             let mut more = header.0[482] != 0;
             while more {
-                let block = self
-                    .block()?
-                    .ok_or_else(|| self.malformed("the archive ends within a sparse map"))?;
+                let block = self.block()?.ok_or_else(|| self.malformed("the archive ends within a sparse map"))?;
                 self.old_sparse(&block[..504], &mut numbers)?;
                 more = block[504] != 0;
             }
@@ -506,30 +449,23 @@ impl<R: BufRead> Reader<R> {
         } else {
             match (records.sparse_major, records.sparse_minor) {
                 (Some(1), Some(0)) => {
-                    let real = records.sparse_realsize.ok_or_else(|| {
-                        self.malformed("a sparse file without GNU.sparse.realsize")
-                    })?;
+                    let real = records.sparse_realsize.ok_or_else(|| self.malformed("a sparse file without GNU.sparse.realsize"))?;
                     let (bytes, numbers) = self.inline_map(size)?;
                     Some((bytes, real, numbers))
                 }
-                (None, None) | (Some(0), Some(0 | 1)) => {
-                    match &records.sparse_map {
-                        Some(numbers) => {
-                            let real = records.sparse_size.or(records.sparse_realsize).ok_or_else(
-                                || self.malformed("a sparse file without GNU.sparse.size"),
-                            )?;
-                            if records
-                                .sparse_count
-                                .is_some_and(|count| count as usize * 2 != numbers.len())
-                            {
-                                return Err(self
-                                    .malformed("its sparse map has another length than it says"));
-                            }
-                            Some((0, real, numbers.clone()))
+                (None, None) | (Some(0), Some(0 | 1)) => match &records.sparse_map {
+                    Some(numbers) => {
+                        let real = records
+                            .sparse_size
+                            .or(records.sparse_realsize)
+                            .ok_or_else(|| self.malformed("a sparse file without GNU.sparse.size"))?;
+                        if records.sparse_count.is_some_and(|count| count as usize * 2 != numbers.len()) {
+                            return Err(self.malformed("its sparse map has another length than it says"));
                         }
-                        None => None,
+                        Some((0, real, numbers.clone()))
                     }
-                }
+                    None => None,
+                },
                 _ => return Err(self.malformed("its version of sparse files isn't known")),
             }
         };
@@ -548,17 +484,12 @@ impl<R: BufRead> Reader<R> {
         let mut end = 0u64;
         let mut sum = 0u64;
         for pair in numbers.chunks_exact(2) {
-            let offset =
-                u64::try_from(pair[0]).map_err(|_| bad("its sparse map has a negative offset"))?;
-            let length =
-                u64::try_from(pair[1]).map_err(|_| bad("its sparse map has a negative length"))?;
+            let offset = u64::try_from(pair[0]).map_err(|_| bad("its sparse map has a negative offset"))?;
+            let length = u64::try_from(pair[1]).map_err(|_| bad("its sparse map has a negative length"))?;
             if offset < end {
                 return Err(bad("the pieces in its sparse map overlap"));
             }
-            end = offset
-                .checked_add(length)
-                .filter(|end| *end <= real)
-                .ok_or_else(|| bad("its sparse map reaches beyond its length"))?;
+            end = offset.checked_add(length).filter(|end| *end <= real).ok_or_else(|| bad("its sparse map reaches beyond its length"))?;
             sum += length;
             segments.push((offset, length));
         }
@@ -581,10 +512,7 @@ impl<R: BufRead> Reader<R> {
 
     fn check_segments(&self, numbers: usize) -> Result<()> {
         if numbers / 2 > self.limits.sparse_segments {
-            return Err(self.limit(
-                "pieces of a sparse file",
-                self.limits.sparse_segments as u64,
-            ));
+            return Err(self.limit("pieces of a sparse file", self.limits.sparse_segments as u64));
         }
         Ok(())
     }
@@ -599,9 +527,7 @@ impl<R: BufRead> Reader<R> {
             if bytes + BLOCK as u64 > size {
                 return Err(self.malformed("its sparse map is longer than its data"));
             }
-            let block = self
-                .block()?
-                .ok_or_else(|| self.malformed("the archive ends within a sparse map"))?;
+            let block = self.block()?.ok_or_else(|| self.malformed("the archive ends within a sparse map"))?;
             bytes += BLOCK as u64;
             for byte in block {
                 if byte != b'\n' {
@@ -615,16 +541,8 @@ impl<R: BufRead> Reader<R> {
                 line.clear();
                 match count {
                     None => {
-                        self.check_segments(
-                            usize::try_from(value)
-                                .unwrap_or(usize::MAX)
-                                .saturating_mul(2),
-                        )?;
-                        count = Some(
-                            usize::try_from(value)
-                                .map_err(|_| self.malformed("its sparse map is negative"))?
-                                * 2,
-                        );
+                        self.check_segments(usize::try_from(value).unwrap_or(usize::MAX).saturating_mul(2))?;
+                        count = Some(usize::try_from(value).map_err(|_| self.malformed("its sparse map is negative"))? * 2);
                     }
                     Some(_) => numbers.push(value),
                 }
@@ -638,10 +556,7 @@ impl<R: BufRead> Reader<R> {
     /// The data of an extended header, whole.
     fn extension(&mut self, size: u64) -> Result<Vec<u8>> {
         if size > self.limits.extended_header_bytes {
-            return Err(self.limit(
-                "bytes of an extended header",
-                self.limits.extended_header_bytes,
-            ));
+            return Err(self.limit("bytes of an extended header", self.limits.extended_header_bytes));
         }
         let mut bytes = Vec::with_capacity(size as usize);
         while (bytes.len() as u64) < size {
@@ -650,10 +565,7 @@ impl<R: BufRead> Reader<R> {
             if available == 0 {
                 return Err(self.malformed("the archive ends within an extended header"));
             }
-            let buffer = self
-                .source
-                .fill_buf()
-                .map_err(|source| Error::read(&self.name, source))?;
+            let buffer = self.source.fill_buf().map_err(|source| Error::read(&self.name, source))?;
             bytes.extend_from_slice(&buffer[..available]);
             self.consume(available);
         }
@@ -722,10 +634,7 @@ impl<R: BufRead> Reader<R> {
                 }
                 return Err(self.malformed("the archive ends within a block"));
             }
-            let buffer = self
-                .source
-                .fill_buf()
-                .map_err(|source| Error::read(&self.name, source))?;
+            let buffer = self.source.fill_buf().map_err(|source| Error::read(&self.name, source))?;
             block[filled..filled + available].copy_from_slice(&buffer[..available]);
             filled += available;
             self.consume(available);
@@ -796,8 +705,7 @@ impl Header<'_> {
     }
 
     fn checksum(self) -> std::result::Result<(), &'static str> {
-        let stored = number(&self.0[148..156])
-            .map_err(|_| "its checksum isn't a number: this is no tar header")?;
+        let stored = number(&self.0[148..156]).map_err(|_| "its checksum isn't a number: this is no tar header")?;
         let mut unsigned = 8 * i64::from(b' ');
         let mut signed = unsigned;
         for (index, byte) in self.0.iter().enumerate() {
@@ -807,11 +715,7 @@ impl Header<'_> {
                 signed += i64::from(byte.cast_signed());
             }
         }
-        if stored == unsigned || stored == signed {
-            Ok(())
-        } else {
-            Err("the checksum of its header is wrong")
-        }
+        if stored == unsigned || stored == signed { Ok(()) } else { Err("the checksum of its header is wrong") }
     }
 }
 
@@ -821,24 +725,14 @@ fn number(field: &[u8]) -> std::result::Result<i64, &'static str> {
         let negative = field[0] & 0x40 != 0;
         let mut value: i128 = if negative { -1 } else { 0 };
         for (index, byte) in field.iter().enumerate() {
-            let bits = if index == 0 && !negative {
-                byte & 0x7f
-            } else {
-                *byte
-            };
+            let bits = if index == 0 && !negative { byte & 0x7f } else { *byte };
             // At most 12 bytes: 96 bits fit.
             value = (value << 8) | i128::from(bits);
         }
         return i64::try_from(value).map_err(|_| "doesn't fit into 63 bits");
     }
-    let end = field
-        .iter()
-        .rposition(|byte| !matches!(byte, b' ' | 0))
-        .map_or(0, |last| last + 1);
-    let start = field
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | 0))
-        .unwrap_or(end);
+    let end = field.iter().rposition(|byte| !matches!(byte, b' ' | 0)).map_or(0, |last| last + 1);
+    let start = field.iter().position(|byte| !matches!(byte, b' ' | 0)).unwrap_or(end);
     let mut value = 0i64;
     for byte in &field[start..end] {
         match byte {
@@ -854,11 +748,7 @@ fn decimal(text: &[u8]) -> std::result::Result<i64, &'static str> {
     if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
         return Err("isn't a decimal number");
     }
-    text.iter()
-        .try_fold(0i64, |value, digit| {
-            value.checked_mul(10)?.checked_add(i64::from(digit - b'0'))
-        })
-        .ok_or("doesn't fit into 63 bits")
+    text.iter().try_fold(0i64, |value, digit| value.checked_mul(10)?.checked_add(i64::from(digit - b'0'))).ok_or("doesn't fit into 63 bits")
 }
 
 fn signed_decimal(text: &[u8]) -> std::result::Result<i64, &'static str> {
@@ -881,17 +771,13 @@ fn timestamp(text: &[u8]) -> std::result::Result<Timestamp, &'static str> {
         return Err("isn't a decimal number");
     }
     for place in 0..9 {
-        nanoseconds =
-            nanoseconds * 10 + u32::from(fraction.get(place).map_or(0, |digit| digit - b'0'));
+        nanoseconds = nanoseconds * 10 + u32::from(fraction.get(place).map_or(0, |digit| digit - b'0'));
     }
     if negative && nanoseconds > 0 {
         seconds -= 1;
         nanoseconds = 1_000_000_000 - nanoseconds;
     }
-    Ok(Timestamp {
-        seconds,
-        nanoseconds,
-    })
+    Ok(Timestamp { seconds, nanoseconds })
 }
 
 /// What PAX records say; fields that no record set are `None`.
@@ -921,32 +807,21 @@ impl Records {
         // Format 0.0 repeats offset and numbytes, which may not add to what a global header said.
         let mut pairs: Vec<i64> = Vec::new();
         while !bytes.is_empty() {
-            let space = bytes
-                .iter()
-                .take(20)
-                .position(|byte| *byte == b' ')
-                .ok_or("an extended header record has no length")?;
-            let length = decimal(&bytes[..space])
-                .map_err(|why| format!("the length of an extended header record {why}"))?;
+            let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or("an extended header record has no length")?;
+            let length = decimal(&bytes[..space]).map_err(|why| format!("the length of an extended header record {why}"))?;
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             if length > bytes.len() || length < space + 2 {
                 return Err("the length of an extended header record is wrong".into());
             }
             let (record, rest) = bytes.split_at(length);
             bytes = rest;
-            let record = record[space + 1..]
-                .strip_suffix(b"\n")
-                .ok_or("an extended header record has no newline at its end")?;
-            let equals = record
-                .iter()
-                .position(|byte| *byte == b'=')
-                .ok_or("an extended header record has no `=`")?;
+            let record = record[space + 1..].strip_suffix(b"\n").ok_or("an extended header record has no newline at its end")?;
+            let equals = record.iter().position(|byte| *byte == b'=').ok_or("an extended header record has no `=`")?;
             let (key, value) = (&record[..equals], &record[equals + 1..]);
             if key.is_empty() || key.contains(&0) {
                 return Err("the key of an extended header record is empty or has a NUL".into());
             }
-            self.take(key, value, &mut pairs)
-                .map_err(|why| format!("the extended header record {} {why}", show(key)))?;
+            self.take(key, value, &mut pairs).map_err(|why| format!("the extended header record {} {why}", show(key)))?;
         }
         if !pairs.is_empty() {
             self.sparse_map = Some(pairs);
@@ -954,29 +829,16 @@ impl Records {
         Ok(())
     }
 
-    fn take(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        pairs: &mut Vec<i64>,
-    ) -> std::result::Result<(), &'static str> {
+    fn take(&mut self, key: &[u8], value: &[u8], pairs: &mut Vec<i64>) -> std::result::Result<(), &'static str> {
         // An empty value takes back what a header before it said.
         fn some<T>(
             value: &[u8],
             parse: impl FnOnce(&[u8]) -> std::result::Result<T, &'static str>,
         ) -> std::result::Result<Option<T>, &'static str> {
-            if value.is_empty() {
-                Ok(None)
-            } else {
-                parse(value).map(Some)
-            }
+            if value.is_empty() { Ok(None) } else { parse(value).map(Some) }
         }
         fn name(value: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
-            if value.contains(&0) {
-                Err("has a NUL")
-            } else {
-                Ok(value.to_vec())
-            }
+            if value.contains(&0) { Err("has a NUL") } else { Ok(value.to_vec()) }
         }
         match key {
             b"path" => self.path = some(value, name)?,
@@ -993,7 +855,7 @@ impl Records {
             b"GNU.sparse.size" => self.sparse_size = some(value, decimal)?,
             b"GNU.sparse.numblocks" => self.sparse_count = some(value, decimal)?,
             b"GNU.sparse.offset" => {
-                if pairs.len() % 2 != 0 {
+                if !pairs.len().is_multiple_of(2) {
                     return Err("doesn't alternate with GNU.sparse.numbytes");
                 }
                 pairs.push(decimal(value)?);
@@ -1005,23 +867,16 @@ impl Records {
                 pairs.push(decimal(value)?);
             }
             b"GNU.sparse.map" => {
-                self.sparse_map = some(value, |value| {
-                    value.split(|byte| *byte == b',').map(decimal).collect()
-                })?;
+                self.sparse_map = some(value, |value| value.split(|byte| *byte == b',').map(decimal).collect())?;
             }
             _ => {
                 if let Some(attribute) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.attribute(attribute.to_vec(), value.to_vec())?;
                 } else if let Some(attribute) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     self.attribute(percent_decoded(attribute)?, base64_decoded(value)?)?;
-                } else if [
-                    &b"SCHILY.acl."[..],
-                    b"SCHILY.fflags",
-                    b"RHT.security.",
-                    b"LIBARCHIVE.symlinktype",
-                ]
-                .iter()
-                .any(|prefix| key.starts_with(prefix))
+                } else if [&b"SCHILY.acl."[..], b"SCHILY.fflags", b"RHT.security.", b"LIBARCHIVE.symlinktype"]
+                    .iter()
+                    .any(|prefix| key.starts_with(prefix))
                 {
                     self.unread.push(show(key));
                 }
@@ -1031,11 +886,7 @@ impl Records {
         Ok(())
     }
 
-    fn attribute(
-        &mut self,
-        name: Vec<u8>,
-        value: Vec<u8>,
-    ) -> std::result::Result<(), &'static str> {
+    fn attribute(&mut self, name: Vec<u8>, value: Vec<u8>) -> std::result::Result<(), &'static str> {
         if name.is_empty() || name.contains(&0) {
             return Err("names an attribute that can't exist");
         }
@@ -1083,10 +934,7 @@ fn percent_decoded(text: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
             out.push(byte);
             continue;
         }
-        let digits = tail
-            .get(..2)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .ok_or("isn't percent-encoded")?;
+        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).ok_or("isn't percent-encoded")?;
         if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err("isn't percent-encoded");
         }
@@ -1097,10 +945,7 @@ fn percent_decoded(text: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
 }
 
 fn base64_decoded(text: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
-    let end = text
-        .iter()
-        .position(|byte| *byte == b'=')
-        .unwrap_or(text.len());
+    let end = text.iter().position(|byte| *byte == b'=').unwrap_or(text.len());
     if text.len() - end > 2 || text[end..].iter().any(|byte| *byte != b'=') || end % 4 == 1 {
         return Err("isn't base64");
     }

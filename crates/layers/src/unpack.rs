@@ -49,20 +49,12 @@ pub struct Options {
 impl Options {
     /// For root: owners as the layer says, overlays mounted outside user namespaces.
     pub fn root() -> Options {
-        Options {
-            ownership: Ownership::Keep,
-            flavour: Flavour::Trusted,
-            limits: Limits::default(),
-        }
+        Options { ownership: Ownership::Keep, flavour: Flavour::Trusted, limits: Limits::default() }
     }
 
     /// For a plain user, and overlays mounted in a user namespace. `Ownership::Defer` where the user has sub-ids, else `Squash`.
     pub fn user(ownership: Ownership) -> Options {
-        Options {
-            ownership,
-            flavour: Flavour::User,
-            limits: Limits::default(),
-        }
+        Options { ownership, flavour: Flavour::User, limits: Limits::default() }
     }
 }
 
@@ -117,12 +109,10 @@ const REPORTED: usize = 1000;
 /// [`Ownership::Keep`] needs root; the others none. Whiteouts need Linux 5.8 for a plain user.
 pub fn unpack(mut layer: impl Read, directory: &Path, options: &Options) -> Result<LayerReport> {
     let name = "in this stream";
-    std::fs::create_dir(directory)
-        .map_err(|error| Error::io("make the directory", directory, error))?;
+    std::fs::create_dir(directory).map_err(|error| Error::io("make the directory", directory, error))?;
     let mut run = || {
         let root = open_root(directory)?;
-        let mut pipeline =
-            Pipeline::start(name, Algorithm::Sha256, root, options.clone(), None, ())?;
+        let mut pipeline = Pipeline::start(name, Algorithm::Sha256, root, options.clone(), None, ())?;
         let mut buffer = vec![0; PIECE];
         loop {
             match layer.read(&mut buffer) {
@@ -135,8 +125,7 @@ pub fn unpack(mut layer: impl Read, directory: &Path, options: &Options) -> Resu
         let (unpacked, ()) = pipeline.finish()?;
         if !unpacked.ledger.is_empty() {
             let path = directory.with_file_name("ownership");
-            std::fs::write(&path, unpacked.ledger.encode())
-                .map_err(|error| Error::io("write", path, error))?;
+            std::fs::write(&path, unpacked.ledger.encode()).map_err(|error| Error::io("write", path, error))?;
         }
         Ok(unpacked.report)
     };
@@ -146,10 +135,8 @@ pub fn unpack(mut layer: impl Read, directory: &Path, options: &Options) -> Resu
 /// Opens a new, empty directory for unpacking into, and makes it private.
 pub(crate) fn open_root(directory: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::open(directory, flags, Mode::empty())
-        .map_err(|errno| Error::io("open", directory, errno))?;
-    rustix::fs::fchmod(&root, Mode::RWXU)
-        .map_err(|errno| Error::io("make private", directory, errno))?;
+    let root = rustix::fs::open(directory, flags, Mode::empty()).map_err(|errno| Error::io("open", directory, errno))?;
+    rustix::fs::fchmod(&root, Mode::RWXU).map_err(|errno| Error::io("make private", directory, errno))?;
     // A default ACL of the store's directory would take the place of modes.
     match rustix::fs::fremovexattr(&root, "system.posix_acl_default") {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(root),
@@ -166,19 +153,13 @@ pub(crate) struct Turns {
 
 impl Turns {
     pub(crate) fn new(count: usize) -> Turns {
-        Turns {
-            free: Mutex::new(count.max(1)),
-            freed: Condvar::new(),
-        }
+        Turns { free: Mutex::new(count.max(1)), freed: Condvar::new() }
     }
 
     fn take(self: &Arc<Turns>) -> Turn {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
-            free = self
-                .freed
-                .wait(free)
-                .unwrap_or_else(PoisonError::into_inner);
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
         Turn(Arc::clone(self))
@@ -238,13 +219,7 @@ impl<K: Send + 'static> Pipeline<K> {
             .name("coracle-unpack".into())
             .spawn(work)
             .map_err(|error| Error::io("start a thread for", layer, error))?;
-        Ok(Pipeline {
-            layer: layer.to_owned(),
-            inflater: Inflater::new(layer),
-            pieces: Some(pieces),
-            empties,
-            worker: Some(worker),
-        })
+        Ok(Pipeline { layer: layer.to_owned(), inflater: Inflater::new(layer), pieces: Some(pieces), empties, worker: Some(worker) })
     }
 
     /// Takes the next compressed bytes; blocks while the disk is behind.
@@ -262,10 +237,7 @@ impl<K: Send + 'static> Pipeline<K> {
         self.join()
     }
 
-    fn work(
-        &mut self,
-        step: impl FnOnce(&mut Inflater, &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>>) -> Result<()>,
-    ) -> Result<()> {
+    fn work(&mut self, step: impl FnOnce(&mut Inflater, &mut dyn FnMut(Vec<u8>) -> Result<Vec<u8>>) -> Result<()>) -> Result<()> {
         let Some(pieces) = &self.pieces else {
             return Err(self.unfinished());
         };
@@ -274,13 +246,9 @@ impl<K: Send + 'static> Pipeline<K> {
         let mut emit = |piece: Vec<u8>| {
             if pieces.send(Piece::Data(piece)).is_err() {
                 lost = true;
-                return Err(Error::Unfinished {
-                    layer: layer.clone(),
-                });
+                return Err(Error::Unfinished { layer: layer.clone() });
             }
-            Ok(empties
-                .try_recv()
-                .unwrap_or_else(|_| Vec::with_capacity(PIECE)))
+            Ok(empties.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE)))
         };
         let result = step(&mut self.inflater, &mut emit);
         if result.is_ok() {
@@ -308,9 +276,7 @@ impl<K: Send + 'static> Pipeline<K> {
     }
 
     fn unfinished(&self) -> Error {
-        Error::Unfinished {
-            layer: self.layer.clone(),
-        }
+        Error::Unfinished { layer: self.layer.clone() }
     }
 }
 
@@ -329,16 +295,8 @@ fn run(
     if umask_is_clear {
         rustix::process::umask(Mode::empty());
     }
-    let source = Pieces {
-        incoming,
-        outgoing,
-        hasher: Hasher::new(algorithm),
-        piece: Vec::new(),
-        position: 0,
-        ended: false,
-        turns,
-        turn: None,
-    };
+    let source =
+        Pieces { incoming, outgoing, hasher: Hasher::new(algorithm), piece: Vec::new(), position: 0, ended: false, turns, turn: None };
     let mut reader = Reader::new(source, layer, options.limits.clone());
     let mut unpacker = Unpacker::new(layer, root, options, umask_is_clear)?;
     while let Some(entry) = reader.next_entry()? {
@@ -384,10 +342,7 @@ impl BufRead for Pieces {
                     self.ended = true;
                 }
                 Err(_) => {
-                    return Err(Error::Unfinished {
-                        layer: String::new(),
-                    }
-                    .into());
+                    return Err(Error::Unfinished { layer: String::new() }.into());
                 }
             }
         }
@@ -423,18 +378,9 @@ struct Unpacker<'a> {
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(
-        layer: &'a str,
-        root: OwnedFd,
-        options: &'a Options,
-        umask_is_clear: bool,
-    ) -> Result<Unpacker<'a>> {
-        let stat = rustix::fs::fstat(&root)
-            .map_err(|errno| Error::io("look at", "the layer's directory", errno))?;
-        let (uid, gid) = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        );
+    fn new(layer: &'a str, root: OwnedFd, options: &'a Options, umask_is_clear: bool) -> Result<Unpacker<'a>> {
+        let stat = rustix::fs::fstat(&root).map_err(|errno| Error::io("look at", "the layer's directory", errno))?;
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         // Where directories give their group to new files (mount option grpid), ours has another group than we.
         let created = (stat.st_gid == gid).then_some((uid, gid));
         Ok(Unpacker {
@@ -472,12 +418,9 @@ impl<'a> Unpacker<'a> {
 
     fn refused(&self, refusal: Refusal, path: &[u8], offset: u64) -> Error {
         match refusal {
-            Refusal::Malformed(what) => Error::Malformed {
-                layer: self.layer.to_owned(),
-                entry: Some(show(path)),
-                offset,
-                what: what.into(),
-            },
+            Refusal::Malformed(what) => {
+                Error::Malformed { layer: self.layer.to_owned(), entry: Some(show(path)), offset, what: what.into() }
+            }
             Refusal::Failed(attempt, errno) => Error::Io {
                 attempt,
                 path: PathBuf::from(OsStr::from_bytes(path)),
@@ -490,10 +433,7 @@ impl<'a> Unpacker<'a> {
     fn skip(&mut self, path: &[u8], what: impl Into<String>) {
         self.report.skipped_total += 1;
         if self.report.skipped.len() < REPORTED {
-            self.report.skipped.push(Skipped {
-                path: show(path),
-                what: what.into(),
-            });
+            self.report.skipped.push(Skipped { path: show(path), what: what.into() });
         }
     }
 
@@ -545,15 +485,9 @@ impl<'a> Unpacker<'a> {
                 return Ok(self.hardlink(&path, &place.parent, name, &target)?);
             }
             Kind::File => {
-                let flags = OFlags::WRONLY
-                    | OFlags::CREATE
-                    | OFlags::EXCL
-                    | OFlags::NOFOLLOW
-                    | OFlags::CLOEXEC;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mode = Mode::from_raw_mode(entry.mode & 0o777);
-                let file = self.replacing(&path, &parent, name, "create", || {
-                    rustix::fs::openat(&*parent, *name, flags, mode)
-                })?;
+                let file = self.replacing(&path, &parent, name, "create", || rustix::fs::openat(&*parent, *name, flags, mode))?;
                 self.contents(reader, &file, entry.size)?;
                 self.describe_file(&path, &written, &file, &metadata)?;
                 return Ok(());
@@ -563,9 +497,7 @@ impl<'a> Unpacker<'a> {
                     return Err(Refusal::Malformed("a symbolic link to nothing").into());
                 }
                 if target.len() > self.options.limits.path_bytes {
-                    return Err(
-                        Refusal::Malformed("the target of its symbolic link is too long").into(),
-                    );
+                    return Err(Refusal::Malformed("the target of its symbolic link is too long").into());
                 }
                 self.replacing(&path, &parent, name, "make the symbolic link", || {
                     rustix::fs::symlinkat(target.as_slice(), &*parent, *name)
@@ -573,33 +505,18 @@ impl<'a> Unpacker<'a> {
             }
             Kind::Fifo => {
                 let mode = Mode::from_raw_mode(entry.mode & 0o777);
-                self.replacing(&path, &parent, name, "make the FIFO", || {
-                    rustix::fs::mknodat(&*parent, *name, FileType::Fifo, mode, 0)
-                })?;
+                self.replacing(&path, &parent, name, "make the FIFO", || rustix::fs::mknodat(&*parent, *name, FileType::Fifo, mode, 0))?;
             }
             Kind::CharDevice(0, 0) => {
-                self.skip(
-                    &written,
-                    "a character device 0:0: on disk it would hide a file",
-                );
+                self.skip(&written, "a character device 0:0: on disk it would hide a file");
                 return Ok(());
             }
             Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor) => {
-                let kind = if matches!(entry.kind, Kind::CharDevice(..)) {
-                    FileType::CharacterDevice
-                } else {
-                    FileType::BlockDevice
-                };
+                let kind = if matches!(entry.kind, Kind::CharDevice(..)) { FileType::CharacterDevice } else { FileType::BlockDevice };
                 if self.options.ownership != Ownership::Keep {
                     // What was in its place still goes.
                     self.clear(&path, &parent, name)?;
-                    let record = [
-                        kind.as_raw_mode() | entry.mode,
-                        entry.uid,
-                        entry.gid,
-                        *major,
-                        *minor,
-                    ];
+                    let record = [kind.as_raw_mode() | entry.mode, entry.uid, entry.gid, *major, *minor];
                     if self.options.ownership == Ownership::Defer {
                         self.ledger.devices.insert(path, record);
                     }
@@ -608,20 +525,11 @@ impl<'a> Unpacker<'a> {
                 }
                 let mode = Mode::from_raw_mode(entry.mode & 0o777);
                 let device = rustix::fs::makedev(*major, *minor);
-                self.replacing(&path, &parent, name, "make the device", || {
-                    rustix::fs::mknodat(&*parent, *name, kind, mode, device)
-                })?;
+                self.replacing(&path, &parent, name, "make the device", || rustix::fs::mknodat(&*parent, *name, kind, mode, device))?;
             }
             Kind::VolumeLabel => {}
         }
-        self.describe_special(
-            &path,
-            &written,
-            &parent,
-            name,
-            &metadata,
-            matches!(entry.kind, Kind::Symlink(_)),
-        )?;
+        self.describe_special(&path, &written, &parent, name, &metadata, matches!(entry.kind, Kind::Symlink(_)))?;
         Ok(())
     }
 
@@ -637,14 +545,8 @@ impl<'a> Unpacker<'a> {
             return Err("the root of a layer has to be a directory".into());
         }
         let xattrs = self.wanted(b"/", &entry);
-        let metadata = Metadata {
-            mode: entry.mode | 0o555,
-            uid: entry.uid,
-            gid: entry.gid,
-            mtime: entry.mtime,
-            atime: entry.atime,
-            xattrs,
-        };
+        let metadata =
+            Metadata { mode: entry.mode | 0o555, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, atime: entry.atime, xattrs };
         if let Some(root) = self.tree.directories.get_mut(&b""[..]) {
             root.metadata = Some(metadata);
         }
@@ -695,10 +597,7 @@ impl<'a> Unpacker<'a> {
             directory.metadata = Some(metadata);
             return Ok(());
         }
-        match self
-            .tree
-            .make_directory(parent, name, Some(metadata.clone()))
-        {
+        match self.tree.make_directory(parent, name, Some(metadata.clone())) {
             Err(Refusal::Failed(_, Errno::EXIST)) => {}
             result => return result,
         }
@@ -744,13 +643,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    fn hardlink(
-        &mut self,
-        path: &[u8],
-        parent: &[u8],
-        name: &[u8],
-        target: &[u8],
-    ) -> Result<(), Refusal> {
+    fn hardlink(&mut self, path: &[u8], parent: &[u8], name: &[u8], target: &[u8]) -> Result<(), Refusal> {
         if self.link(path, parent, name, target)? {
             return Ok(());
         }
@@ -762,16 +655,9 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Makes a hard link, unless its target isn't in this layer.
-    fn link(
-        &mut self,
-        path: &[u8],
-        parent: &[u8],
-        name: &[u8],
-        target: &[u8],
-    ) -> Result<bool, Refusal> {
+    fn link(&mut self, path: &[u8], parent: &[u8], name: &[u8], target: &[u8]) -> Result<bool, Refusal> {
         let limits = self.options.limits.clone();
-        let names = confine::components(target, &limits)
-            .map_err(|_| "the target of its hard link isn't a path inside the layer")?;
+        let names = confine::components(target, &limits).map_err(|_| "the target of its hard link isn't a path inside the layer")?;
         let Some((target_name, target_parents)) = names.split_last() else {
             return Err("a hard link to the root directory".into());
         };
@@ -797,27 +683,19 @@ impl<'a> Unpacker<'a> {
         }
         let to = self.tree.open(parent)?;
         // No AT_SYMLINK_FOLLOW: a link to a symbolic link links that.
-        self.replacing(path, &to, name, "make the hard link", || {
-            rustix::fs::linkat(&*from, *target_name, &*to, name, AtFlags::empty())
-        })?;
+        self.replacing(path, &to, name, "make the hard link", || rustix::fs::linkat(&*from, *target_name, &*to, name, AtFlags::empty()))?;
         if self.options.ownership == Ownership::Defer {
             self.ledger.link(&real, path);
         }
         Ok(true)
     }
 
-    fn contents<R: BufRead>(
-        &mut self,
-        reader: &mut Reader<R>,
-        file: &OwnedFd,
-        size: u64,
-    ) -> Result<(), Stop> {
+    fn contents<R: BufRead>(&mut self, reader: &mut Reader<R>, file: &OwnedFd, size: u64) -> Result<(), Stop> {
         let mut end = 0;
         while let Some(data) = reader.data()? {
             if data.offset != end {
                 // A hole: seek over it.
-                rustix::fs::seek(file, rustix::fs::SeekFrom::Start(data.offset))
-                    .map_err(failed("seek in"))?;
+                rustix::fs::seek(file, rustix::fs::SeekFrom::Start(data.offset)).map_err(failed("seek in"))?;
             }
             end = data.offset + data.bytes.len() as u64;
             let mut bytes = data.bytes;
@@ -868,26 +746,12 @@ impl<'a> Unpacker<'a> {
 
     fn record_owner(&mut self, path: &[u8], metadata: &Metadata) {
         if self.options.ownership == Ownership::Defer && (metadata.uid, metadata.gid) != (0, 0) {
-            self.ledger
-                .owners
-                .insert(path.to_vec(), (metadata.uid, metadata.gid, metadata.mode));
+            self.ledger.owners.insert(path.to_vec(), (metadata.uid, metadata.gid, metadata.mode));
         }
     }
 
-    fn describe_file(
-        &mut self,
-        path: &[u8],
-        written: &[u8],
-        file: &OwnedFd,
-        metadata: &Metadata,
-    ) -> Result<(), Refusal> {
-        self.describe_open(
-            path,
-            written,
-            file,
-            metadata,
-            self.umask_is_clear && metadata.mode & 0o7000 == 0,
-        )
+    fn describe_file(&mut self, path: &[u8], written: &[u8], file: &OwnedFd, metadata: &Metadata) -> Result<(), Refusal> {
+        self.describe_open(path, written, file, metadata, self.umask_is_clear && metadata.mode & 0o7000 == 0)
     }
 
     /// Owner, mode, attributes and times of a file or directory, in this order.
@@ -900,15 +764,11 @@ impl<'a> Unpacker<'a> {
         mode_is_right: bool,
     ) -> Result<(), Refusal> {
         self.record_owner(path, metadata);
-        if self.options.ownership == Ownership::Keep
-            && Some((metadata.uid, metadata.gid)) != self.created
-        {
+        if self.options.ownership == Ownership::Keep && Some((metadata.uid, metadata.gid)) != self.created {
             let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
             rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed("give to its owner"))?;
         }
-        let set_mode = |mode| {
-            rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(failed("set the mode of"))
-        };
+        let set_mode = |mode| rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(failed("set the mode of"));
         // Without privilege attributes of a read-only file can't be set, so its mode comes after them.
         let mode_last = self.options.ownership != Ownership::Keep && !metadata.xattrs.is_empty();
         if mode_last {
@@ -917,9 +777,7 @@ impl<'a> Unpacker<'a> {
             set_mode(metadata.mode)?;
         }
         for (name, value) in &metadata.xattrs {
-            self.attribute(path, written, name, value, || {
-                rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty())
-            })?;
+            self.attribute(path, written, name, value, || rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()))?;
         }
         if mode_last {
             set_mode(metadata.mode)?;
@@ -938,48 +796,23 @@ impl<'a> Unpacker<'a> {
         is_link: bool,
     ) -> Result<(), Refusal> {
         self.record_owner(path, metadata);
-        if self.options.ownership == Ownership::Keep
-            && Some((metadata.uid, metadata.gid)) != self.created
-        {
+        if self.options.ownership == Ownership::Keep && Some((metadata.uid, metadata.gid)) != self.created {
             let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
-            rustix::fs::chownat(
-                parent,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(failed("give to its owner"))?;
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("give to its owner"))?;
         }
         if !is_link && (!self.umask_is_clear || metadata.mode & 0o7000 != 0) {
             // The directory is ours alone and the name was just made, so this can't be a link.
-            rustix::fs::chmodat(
-                parent,
-                name,
-                Mode::from_raw_mode(metadata.mode),
-                AtFlags::empty(),
-            )
-            .map_err(failed("set the mode of"))?;
+            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(metadata.mode), AtFlags::empty()).map_err(failed("set the mode of"))?;
         }
         if !metadata.xattrs.is_empty() {
-            let direct = [
-                format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).as_bytes(),
-                name,
-            ]
-            .concat();
+            let direct = [format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd()).as_bytes(), name].concat();
             for (name, value) in &metadata.xattrs {
                 self.attribute(path, written, name, value, || {
-                    rustix::fs::lsetxattr(
-                        direct.as_slice(),
-                        name.as_slice(),
-                        value,
-                        XattrFlags::empty(),
-                    )
+                    rustix::fs::lsetxattr(direct.as_slice(), name.as_slice(), value, XattrFlags::empty())
                 })?;
             }
         }
-        rustix::fs::utimensat(parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(failed("set the times of"))
+        rustix::fs::utimensat(parent, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set the times of"))
     }
 
     fn attribute(
@@ -993,31 +826,17 @@ impl<'a> Unpacker<'a> {
         if name == b"security.capability" && self.options.ownership != Ownership::Keep {
             match self.options.ownership {
                 Ownership::Defer => {
-                    self.ledger
-                        .capabilities
-                        .insert(path.to_vec(), value.to_vec());
+                    self.ledger.capabilities.insert(path.to_vec(), value.to_vec());
                 }
-                _ => self.skip(
-                    written,
-                    "attribute security.capability: only root can set it",
-                ),
+                _ => self.skip(written, "attribute security.capability: only root can set it"),
             }
             return Ok(());
         }
         match set() {
             Ok(()) => Ok(()),
             // Not for this type of file, this file system, or this caller: containers run without it, and the report says so.
-            Err(
-                errno @ (Errno::OPNOTSUPP
-                | Errno::PERM
-                | Errno::INVAL
-                | Errno::RANGE
-                | Errno::TOOBIG),
-            ) => {
-                self.skip(
-                    written,
-                    format!("attribute {}: {}", show(name), io::Error::from(errno)),
-                );
+            Err(errno @ (Errno::OPNOTSUPP | Errno::PERM | Errno::INVAL | Errno::RANGE | Errno::TOOBIG)) => {
+                self.skip(written, format!("attribute {}: {}", show(name), io::Error::from(errno)));
                 Ok(())
             }
             Err(errno) => Err(failed("set an attribute of")(errno)),
@@ -1048,11 +867,8 @@ impl<'a> Unpacker<'a> {
         let as_path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
         for (path, target) in &waiting {
             let limits = &self.options.limits;
-            let names = confine::components(target, limits)
-                .map_err(|refusal| self.refused(refusal, path, 0))?;
-            self.report
-                .links_below
-                .push((as_path(path), as_path(&names.join(&b'/'))));
+            let names = confine::components(target, limits).map_err(|refusal| self.refused(refusal, path, 0))?;
+            self.report.links_below.push((as_path(path), as_path(&names.join(&b'/'))));
         }
 
         let directories = std::mem::take(&mut self.tree.directories);
@@ -1060,8 +876,7 @@ impl<'a> Unpacker<'a> {
             if directory.metadata.is_none() && !path.is_empty() {
                 self.report.implicit_parents.push(as_path(&path));
             }
-            self.directory_end(&path, directory)
-                .map_err(|refusal| self.refused(refusal, &path, 0))?;
+            self.directory_end(&path, directory).map_err(|refusal| self.refused(refusal, &path, 0))?;
         }
         self.report.implicit_parents.reverse();
         Ok((self.report, self.ledger))
@@ -1083,20 +898,11 @@ impl<'a> Unpacker<'a> {
     }
 
     fn directory_end(&mut self, path: &[u8], directory: Directory) -> Result<(), Refusal> {
-        let metadata = directory.metadata.unwrap_or(Metadata {
-            mode: 0o755,
-            ..Metadata::default()
-        });
+        let metadata = directory.metadata.unwrap_or(Metadata { mode: 0o755, ..Metadata::default() });
         let fd = self.tree.open_for_reading(path)?;
         // While it's still ours: on one that is given away or closed, a plain user couldn't.
         if directory.opaque && !path.is_empty() {
-            rustix::fs::fsetxattr(
-                &fd,
-                self.options.flavour.opaque(),
-                b"y",
-                XattrFlags::empty(),
-            )
-            .map_err(failed("make opaque"))?;
+            rustix::fs::fsetxattr(&fd, self.options.flavour.opaque(), b"y", XattrFlags::empty()).map_err(failed("make opaque"))?;
         }
         self.describe_open(path, path, &fd, &metadata, false)
     }
@@ -1122,13 +928,7 @@ impl From<Refusal> for Stop {
 
 fn times(metadata: &Metadata) -> Timestamps {
     fn spec(time: Timestamp) -> Timespec {
-        Timespec {
-            tv_sec: time.seconds,
-            tv_nsec: time.nanoseconds.into(),
-        }
+        Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() }
     }
-    Timestamps {
-        last_access: spec(metadata.atime.unwrap_or(metadata.mtime)),
-        last_modification: spec(metadata.mtime),
-    }
+    Timestamps { last_access: spec(metadata.atime.unwrap_or(metadata.mtime)), last_modification: spec(metadata.mtime) }
 }

@@ -34,9 +34,7 @@ impl Flavour {
 /// Attributes that mean something to overlay in either flavour. From a stranger they could hide files or redirect to others, so they
 /// never reach the disk.
 pub(crate) fn is_overlay_attribute(name: &[u8]) -> bool {
-    [&b"trusted.overlay."[..], b"user.overlay."]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    [&b"trusted.overlay."[..], b"user.overlay."].iter().any(|prefix| name.starts_with(prefix))
         || name == b"trusted.overlay"
         || name == b"user.overlay"
 }
@@ -61,10 +59,7 @@ pub(crate) fn mark<'a>(components: &[&'a [u8]]) -> Result<Mark<'a>, Cow<'static,
     let Some((last, parents)) = components.split_last() else {
         return Ok(Mark::None);
     };
-    if components
-        .iter()
-        .any(|name| name.starts_with(b".wh..wh.") && *name != b".wh..wh..opq")
-    {
+    if components.iter().any(|name| name.starts_with(b".wh..wh.") && *name != b".wh..wh..opq") {
         return Ok(Mark::Ignored);
     }
     if parents.iter().any(|name| name.starts_with(PREFIX)) {

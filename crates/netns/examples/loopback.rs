@@ -15,10 +15,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            if let Some(remedy) = error
-                .downcast_ref::<coracle_netns::Error>()
-                .and_then(coracle_netns::Error::remedy)
-            {
+            if let Some(remedy) = error.downcast_ref::<coracle_netns::Error>().and_then(coracle_netns::Error::remedy) {
                 eprintln!("  fix: {remedy}");
             }
             ExitCode::FAILURE

@@ -66,7 +66,9 @@ impl Error {
                 "raise /proc/sys/user/max_net_namespaces, or end programs that hold namespaces".into()
             }
             Error::Create(source) if errno(source) == Some(rustix::io::Errno::INVAL) => "use a kernel with CONFIG_NET_NS".into(),
-            Error::Enter(source) if errno(source) == Some(rustix::io::Errno::INVAL) => "give the file of a network namespace, such as /proc/PID/ns/net".into(),
+            Error::Enter(source) if errno(source) == Some(rustix::io::Errno::INVAL) => {
+                "give the file of a network namespace, such as /proc/PID/ns/net".into()
+            }
             Error::NotANamespace { .. } => "give the file of a network namespace, such as /proc/PID/ns/net or /run/netns/NAME".into(),
             Error::Steps(steps) if steps.iter().any(|step| errno(&step.source) == Some(rustix::io::Errno::PERM)) => {
                 "send it with CAP_NET_ADMIN in the user namespace that owns the network namespace".into()
@@ -79,39 +81,21 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Create(source) => write!(
-                f,
-                "make a network namespace: unshare(CLONE_NEWNET): {source}"
-            ),
-            Error::Enter(source) => write!(
-                f,
-                "enter a network namespace: setns(CLONE_NEWNET): {source}"
-            ),
+            Error::Create(source) => write!(f, "make a network namespace: unshare(CLONE_NEWNET): {source}"),
+            Error::Enter(source) => write!(f, "enter a network namespace: setns(CLONE_NEWNET): {source}"),
             Error::Open { path, source } => write!(f, "open {}: {source}", path.display()),
             Error::NotANamespace { path } => write!(f, "{} is not a namespace", path.display()),
-            Error::Thread(source) => write!(
-                f,
-                "start a thread to enter a network namespace in: {source}"
-            ),
+            Error::Thread(source) => write!(f, "start a thread to enter a network namespace in: {source}"),
             Error::Socket { call, source } => {
                 write!(f, "talk to the kernel by netlink: {call}: {source}")
             }
             Error::Steps(steps) => {
                 for (n, step) in steps.iter().enumerate() {
-                    write!(
-                        f,
-                        "{}{}: {}",
-                        if n > 0 { "; " } else { "" },
-                        step.step,
-                        step.source
-                    )?;
+                    write!(f, "{}{}: {}", if n > 0 { "; " } else { "" }, step.step, step.source)?;
                 }
                 Ok(())
             }
-            Error::Unanswered { sent, answered } => write!(
-                f,
-                "talk to the kernel by netlink: {answered} of {sent} requests were answered"
-            ),
+            Error::Unanswered { sent, answered } => write!(f, "talk to the kernel by netlink: {answered} of {sent} requests were answered"),
         }
     }
 }

@@ -39,9 +39,7 @@
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!(
-    "coracle-netns is about Linux network namespaces; there is nothing it could do on another system"
-);
+compile_error!("coracle-netns is about Linux network namespaces; there is nothing it could do on another system");
 
 mod error;
 mod link;

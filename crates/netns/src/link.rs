@@ -25,10 +25,7 @@ impl Batch {
         message.header.index = index;
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
-        self.push(
-            format!("set {name} up"),
-            RouteNetlinkMessage::NewLink(message),
-        );
+        self.push(format!("set {name} up"), RouteNetlinkMessage::NewLink(message));
         self
     }
 }
@@ -59,9 +56,6 @@ mod tests {
         let batch = Batch::loopback_up().link_up("eth0", 7);
         assert_eq!(batch.bytes().len(), 64);
         assert_eq!(batch.bytes()[40..44], 2u32.to_ne_bytes());
-        assert_eq!(
-            batch.steps().collect::<Vec<_>>(),
-            ["set lo up", "set eth0 up"]
-        );
+        assert_eq!(batch.steps().collect::<Vec<_>>(), ["set lo up", "set eth0 up"]);
     }
 }

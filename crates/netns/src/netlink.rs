@@ -64,26 +64,17 @@ impl Batch {
         let mut seen = vec![false; self.len()];
         let mut failed = Vec::new();
         for (sequence, errno) in acks(answers) {
-            let Some(index) = (sequence as usize)
-                .checked_sub(1)
-                .filter(|&index| index < self.len())
-            else {
+            let Some(index) = (sequence as usize).checked_sub(1).filter(|&index| index < self.len()) else {
                 continue;
             };
             if !std::mem::replace(&mut seen[index], true) && errno != 0 {
-                failed.push(StepError {
-                    step: self.steps[index].clone(),
-                    source: io::Error::from_raw_os_error(errno),
-                });
+                failed.push(StepError { step: self.steps[index].clone(), source: io::Error::from_raw_os_error(errno) });
             }
         }
         let answered = seen.iter().filter(|&&seen| seen).count();
         match (failed.is_empty(), answered == self.len()) {
             (false, _) => Err(Error::Steps(failed)),
-            (true, false) => Err(Error::Unanswered {
-                sent: self.len(),
-                answered,
-            }),
+            (true, false) => Err(Error::Unanswered { sent: self.len(), answered }),
             (true, true) => Ok(()),
         }
     }
@@ -99,8 +90,7 @@ impl Batch {
         self.bytes.resize(start + message.buffer_len(), 0);
         message.serialize(&mut self.bytes[start..]);
         // Each message of a datagram begins at a multiple of NLMSG_ALIGNTO.
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
     }
 }
 
@@ -113,17 +103,14 @@ const ERROR: u16 = 2;
 
 /// The sequence number and errno of each answer. Stops where the bytes make no sense.
 fn acks(mut rest: &[u8]) -> impl Iterator<Item = (u32, i32)> + '_ {
-    let word =
-        |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let word = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     std::iter::from_fn(move || {
         loop {
             let message = rest.get(..word(rest, 0)? as usize)?;
             if message.len() < HEADER {
                 return None;
             }
-            rest = rest
-                .get(message.len().next_multiple_of(ALIGN)..)
-                .unwrap_or_default();
+            rest = rest.get(message.len().next_multiple_of(ALIGN)..).unwrap_or_default();
             let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
             if kind == ERROR {
                 // The kernel tells errors as negative numbers.
@@ -146,20 +133,9 @@ impl Socket {
     ///
     /// [`Error::Socket`].
     pub fn open() -> Result<Socket, Error> {
-        let failed = |call| {
-            move |errno: Errno| Error::Socket {
-                call,
-                source: errno.into(),
-            }
-        };
+        let failed = |call| move |errno: Errno| Error::Socket { call, source: errno.into() };
         // NETLINK_ROUTE is protocol 0, which rustix spells None.
-        let fd = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(failed("socket"))?;
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(failed("socket"))?;
         // A connected netlink socket takes messages from the kernel alone; others could forge answers.
         rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0)).map_err(failed("connect"))?;
         Ok(Socket(fd))
@@ -176,21 +152,13 @@ impl Socket {
         if batch.is_empty() {
             return Ok(());
         }
-        let failed = |call| {
-            move |errno: Errno| Error::Socket {
-                call,
-                source: errno.into(),
-            }
-        };
-        rustix::io::retry_on_intr(|| rustix::net::send(&self.0, batch.bytes(), SendFlags::empty()))
-            .map_err(failed("send"))?;
+        let failed = |call| move |errno: Errno| Error::Socket { call, source: errno.into() };
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.0, batch.bytes(), SendFlags::empty())).map_err(failed("send"))?;
         let mut answers = Vec::new();
         // An answer to a failed request repeats the request.
         let mut buffer = vec![0; batch.bytes().len() + 4096];
         while acks(&answers).count() < batch.len() {
-            match rustix::io::retry_on_intr(|| {
-                rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT)
-            }) {
+            match rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT)) {
                 Ok((length, _)) => {
                     answers.extend_from_slice(&buffer[..length]);
                     answers.resize(answers.len().next_multiple_of(ALIGN), 0);
@@ -228,11 +196,7 @@ mod tests {
     #[test]
     fn every_failed_request_is_told_by_its_name() {
         let batch = Batch::loopback_up().link_up("a", 2).link_up("b", 3);
-        let text = |answers: &[Vec<u8>]| {
-            batch
-                .check(&answers.concat())
-                .map_err(|error| error.to_string())
-        };
+        let text = |answers: &[Vec<u8>]| batch.check(&answers.concat()).map_err(|error| error.to_string());
         assert_eq!(text(&[answer(1, 0), answer(2, 0), answer(3, 0)]), Ok(()));
         assert_eq!(
             text(&[answer(1, 0), answer(2, -19), answer(3, -1)]).unwrap_err(),
@@ -242,11 +206,7 @@ mod tests {
             text(&[answer(1, 0), answer(1, 0), answer(9, -1), answer(3, 0)]).unwrap_err(),
             "talk to the kernel by netlink: 2 of 3 requests were answered"
         );
-        assert_eq!(
-            text(&[answer(2, -19)]).unwrap_err(),
-            "set a up: No such device (os error 19)",
-            "a failure outweighs a silence"
-        );
+        assert_eq!(text(&[answer(2, -19)]).unwrap_err(), "set a up: No such device (os error 19)", "a failure outweighs a silence");
     }
 
     #[test]
@@ -260,11 +220,7 @@ mod tests {
             state
         };
         for _ in 0..50_000 {
-            let mut bytes = [
-                answer(next() as u32 % 4, -(next() as i32 % 200)),
-                answer(2, i32::MIN),
-            ]
-            .concat();
+            let mut bytes = [answer(next() as u32 % 4, -(next() as i32 % 200)), answer(2, i32::MIN)].concat();
             for _ in 0..next() % 6 {
                 let at = next() as usize % bytes.len();
                 bytes[at] = next() as u8;

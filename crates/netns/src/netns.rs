@@ -32,8 +32,7 @@ impl NetNs {
     /// [`Error::Open`] without a mounted `/proc`; [`Error::Socket`] and [`Error::Steps`] for loopback.
     pub fn new() -> Result<NetNs, Error> {
         in_a_thread(|| {
-            nix::sched::unshare(CloneFlags::CLONE_NEWNET)
-                .map_err(|errno| Error::Create(errno.into()))?;
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Create(errno.into()))?;
             let inside = NetNs::current()?;
             Socket::open()?.perform(&Batch::loopback_up())?;
             Ok(inside)
@@ -65,25 +64,15 @@ impl NetNs {
     /// [`Error::Open`] (EACCES for another user's process); [`Error::NotANamespace`].
     pub fn open(path: impl AsRef<Path>) -> Result<NetNs, Error> {
         let path = path.as_ref();
-        let failed = |errno: rustix::io::Errno| Error::Open {
-            path: path.to_owned(),
-            source: errno.into(),
-        };
+        let failed = |errno: rustix::io::Errno| Error::Open { path: path.to_owned(), source: errno.into() };
         // NONBLOCK: a FIFO that somebody put there would wait for a writer for ever.
-        let fd = rustix::fs::open(
-            path,
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
-            Mode::empty(),
-        )
-        .map_err(failed)?;
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).map_err(failed)?;
         // Its type differs between architectures.
         #[allow(clippy::unnecessary_cast)]
         let kind = rustix::fs::fstatfs(&fd).map_err(failed)?.f_type as u64;
         match kind {
             NSFS_MAGIC => Ok(NetNs(fd)),
-            _ => Err(Error::NotANamespace {
-                path: path.to_owned(),
-            }),
+            _ => Err(Error::NotANamespace { path: path.to_owned() }),
         }
     }
 
@@ -107,19 +96,14 @@ impl NetNs {
     /// ```
     pub fn run<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T, Error> {
         in_a_thread(|| {
-            nix::sched::setns(self, CloneFlags::CLONE_NEWNET)
-                .map_err(|errno| Error::Enter(errno.into()))?;
+            nix::sched::setns(self, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Enter(errno.into()))?;
             Ok(closure())
         })?
     }
 
     /// Whether both are the same namespace. A namespace that can't be asked is none.
     pub fn is(&self, other: &NetNs) -> bool {
-        let id = |ns: &NetNs| {
-            rustix::fs::fstat(ns)
-                .ok()
-                .map(|stat| (stat.st_dev, stat.st_ino))
-        };
+        let id = |ns: &NetNs| rustix::fs::fstat(ns).ok().map(|stat| (stat.st_dev, stat.st_ino));
         id(self).is_some() && id(self) == id(other)
     }
 }
@@ -139,12 +123,7 @@ impl From<NetNs> for OwnedFd {
 /// A thread that changes its namespace is never used again: it ends here.
 fn in_a_thread<T: Send>(closure: impl FnOnce() -> T + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("netns".into())
-            .spawn_scoped(scope, closure)
-            .map_err(Error::Thread)?;
-        Ok(thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, closure).map_err(Error::Thread)?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }

@@ -501,6 +501,10 @@ impl Drop for Starting {
     }
 }
 
+fn is_proc(mount: &MountKind) -> bool {
+    matches!(mount, MountKind::Filesystem { filesystem, .. } if filesystem == "proc")
+}
+
 /// A description on its way to a plan. Collects every problem.
 #[derive(Default)]
 struct Lowering {
@@ -575,14 +579,25 @@ impl Lowering {
                 });
             }
         }
-        let has_cache = spawn.mounts.iter().any(|m| matches!(m.0, MountKind::DeviceDirectory));
-        let mut needs_cache = false;
-        for mount in &spawn.mounts {
-            needs_cache |= matches!(mount.0, MountKind::File { .. } | MountKind::Mask { .. });
-            self.mount(spawn, mount);
-        }
-        if needs_cache && !has_cache {
+        let any = |wanted: fn(&MountKind) -> bool| spawn.mounts.iter().any(|m| wanted(&m.0));
+        if any(|m| matches!(m, MountKind::File { .. } | MountKind::Mask { .. })) && !any(|m| matches!(m, MountKind::DeviceDirectory)) {
             self.problems.push("Mount::file and Mount::mask need Mount::standard's /dev".into());
+        }
+        if any(|m| matches!(m, MountKind::Sysctl { .. })) && !any(is_proc) {
+            self.problems.push("Mount::sysctl needs Mount::proc".into());
+        }
+        for mount in &spawn.mounts {
+            match mount.0 {
+                MountKind::Sysctl { .. } | MountKind::Mask { .. } | MountKind::ReadOnlyPath { .. } | MountKind::Cgroup { .. } => continue,
+                _ => self.mount(spawn, mount),
+            }
+            // At once: before it is made read-only, and before anybody's volume could lie on it.
+            if is_proc(&mount.0) {
+                spawn.mounts.iter().filter(|m| matches!(m.0, MountKind::Sysctl { .. })).for_each(|m| self.mount(spawn, m));
+            }
+        }
+        for mount in spawn.mounts.iter().filter(|m| matches!(m.0, MountKind::Mask { .. } | MountKind::ReadOnlyPath { .. })) {
+            self.mount(spawn, mount);
         }
         if let Some(name) = &spawn.hostname {
             let name = self.c_string(name);
@@ -861,7 +876,7 @@ impl Lowering {
             prepare: self.prepare.list(),
             undo: undo.list(),
             // The cgroup namespace is unshared when its root, the container's cgroup, is joined.
-            namespaces: (spawn.namespaces - Namespaces::CGROUP | user).flags(),
+            namespaces: ((spawn.namespaces - Namespaces::CGROUP) | user).flags(),
             id_map,
             cgroup: wire::Cgroup {
                 into: into.as_deref(),

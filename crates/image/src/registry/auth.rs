@@ -32,11 +32,7 @@ struct Keys {
 }
 
 /// Looks for credentials. May run a helper program, and waits for it.
-pub(super) fn find(
-    given: &BTreeMap<String, (String, String)>,
-    only: Option<&Path>,
-    reference: &Reference,
-) -> Result<Found, Error> {
+pub(super) fn find(given: &BTreeMap<String, (String, String)>, only: Option<&Path>, reference: &Reference) -> Result<Found, Error> {
     let registry = reference.registry();
     if let Some((user, password)) = given.get(registry) {
         return Ok(Found {
@@ -47,23 +43,14 @@ pub(super) fn find(
     }
     let files = match only {
         Some(path) => vec![path.to_owned()],
-        None => files(|name| {
-            std::env::var_os(name)
-                .filter(|v| !v.is_empty())
-                .map(PathBuf::from)
-        }),
+        None => files(|name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)),
     };
     let mut looked_in = Vec::new();
     for path in files {
         let place = path.display().to_string();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 looked_in.push(format!("{place} (no such file)"));
                 continue;
             }
@@ -72,39 +59,25 @@ pub(super) fn find(
         let keys: Keys = serde_json::from_slice(&bytes).map_err(|e| Error::Credentials {
             registry: registry.to_owned(),
             place: place.clone(),
-            why: format!(
-                "it isn't as it should be: line {}, column {}",
-                e.line(),
-                e.column()
-            ),
+            why: format!("it isn't as it should be: line {}, column {}", e.line(), e.column()),
         })?;
         let Some(key) = keys.matching(reference) else {
             looked_in.push(place);
             continue;
         };
         match get_credential_from_reader(bytes.as_slice(), &key) {
-            Ok(DockerCredential::UsernamePassword(user, password))
-                if !(user.is_empty() && password.is_empty()) =>
-            {
+            Ok(DockerCredential::UsernamePassword(user, password)) if !(user.is_empty() && password.is_empty()) => {
                 looked_in.push(place.clone());
                 let who = format!("the user {user:?} of {place}");
-                return Ok(Found {
-                    auth: RegistryAuth::Basic(user, password),
-                    who,
-                    looked_in,
-                });
+                return Ok(Found { auth: RegistryAuth::Basic(user, password), who, looked_in });
             }
             Ok(DockerCredential::UsernamePassword(..)) => looked_in.push(place),
             Ok(DockerCredential::IdentityToken(_)) => {
-                looked_in.push(format!(
-                    "{place} (an identity token, which isn't supported yet)"
-                ));
+                looked_in.push(format!("{place} (an identity token, which isn't supported yet)"));
             }
             Err(CredentialRetrievalError::NoCredentialConfigured) => looked_in.push(place),
             // An unknown server is a failure to a helper, and the usual case of a public image.
-            Err(CredentialRetrievalError::HelperFailure { stdout, .. })
-                if stdout.contains("credentials not found") =>
-            {
+            Err(CredentialRetrievalError::HelperFailure { stdout, .. }) if stdout.contains("credentials not found") => {
                 looked_in.push(place);
             }
             Err(
@@ -117,19 +90,11 @@ pub(super) fn find(
                 looked_in.push(format!("{place} (its credential helper failed)"));
             }
             Err(e) => {
-                return Err(Error::Credentials {
-                    registry: registry.to_owned(),
-                    place,
-                    why: e.to_string(),
-                });
+                return Err(Error::Credentials { registry: registry.to_owned(), place, why: e.to_string() });
             }
         }
     }
-    Ok(Found {
-        auth: RegistryAuth::Anonymous,
-        who: "an anonymous request".into(),
-        looked_in,
-    })
+    Ok(Found { auth: RegistryAuth::Anonymous, who: "an anonymous request".into(), looked_in })
 }
 
 impl Keys {
@@ -145,37 +110,26 @@ impl Keys {
         }
         names.push(registry.to_owned());
         if registry == "docker.io" {
-            names.extend([
-                "index.docker.io".to_owned(),
-                "registry-1.docker.io".to_owned(),
-            ]);
+            names.extend(["index.docker.io".to_owned(), "registry-1.docker.io".to_owned()]);
         }
         let found = names.iter().find_map(|name| {
             let helper = self.cred_helpers.contains_key(name).then(|| name.clone());
             helper.or_else(|| self.auths.keys().find(|key| bare(key) == name).cloned())
         });
         found.or_else(|| {
-            self.creds_store
-                .as_ref()
-                .filter(|s| !s.is_empty())
-                .map(|_| match registry {
-                    "docker.io" => "https://index.docker.io/v1/".to_owned(),
-                    other => other.to_owned(),
-                })
+            self.creds_store.as_ref().filter(|s| !s.is_empty()).map(|_| match registry {
+                "docker.io" => "https://index.docker.io/v1/".to_owned(),
+                other => other.to_owned(),
+            })
         })
     }
 }
 
 /// `https://index.docker.io/v1/` means `index.docker.io`.
 fn bare(key: &str) -> &str {
-    let key = key
-        .strip_prefix("https://")
-        .or_else(|| key.strip_prefix("http://"))
-        .unwrap_or(key);
+    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let key = key.trim_end_matches('/');
-    key.strip_suffix("/v1")
-        .or_else(|| key.strip_suffix("/v2"))
-        .unwrap_or(key)
+    key.strip_suffix("/v1").or_else(|| key.strip_suffix("/v2")).unwrap_or(key)
 }
 
 /// Where Podman and Docker leave credentials, in the order in which they're looked for.
@@ -184,14 +138,9 @@ fn files(env: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     let in_home = |path: &str| home.as_ref().map(|home| home.join(path));
     let podman = match env("REGISTRY_AUTH_FILE") {
         Some(file) => vec![Some(file)],
-        None => vec![
-            env("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
-            in_home(".config/containers/auth.json"),
-        ],
+        None => vec![env("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")), in_home(".config/containers/auth.json")],
     };
-    let docker = env("DOCKER_CONFIG")
-        .or_else(|| in_home(".docker"))
-        .map(|dir| dir.join("config.json"));
+    let docker = env("DOCKER_CONFIG").or_else(|| in_home(".docker")).map(|dir| dir.join("config.json"));
     podman.into_iter().chain([docker]).flatten().collect()
 }
 
@@ -208,11 +157,7 @@ mod tests {
             RegistryAuth::Basic(user, _) => user,
             _ => String::new(),
         };
-        let looked_in = found
-            .looked_in
-            .iter()
-            .map(|p| p.replace(&file.display().to_string(), "F"))
-            .collect();
+        let looked_in = found.looked_in.iter().map(|p| p.replace(&file.display().to_string(), "F")).collect();
         Ok((user, looked_in))
     }
 
@@ -242,63 +187,31 @@ mod tests {
     fn a_file_that_cannot_be_read_is_named_without_its_secrets() {
         let error = found(r#"{"auths": {"a.example": "c2VjcmV0""#, "a.example/b").unwrap_err();
         let text = error.to_string();
-        assert!(
-            text.starts_with("can't use the credentials for a.example in /"),
-            "{text}"
-        );
-        assert!(
-            text.ends_with("/auth.json: it isn't as it should be: line 1, column 34"),
-            "{text}"
-        );
-        assert_eq!(
-            error.remedy().as_deref(),
-            Some("log in again with `docker login a.example` or `podman login a.example`")
-        );
+        assert!(text.starts_with("can't use the credentials for a.example in /"), "{text}");
+        assert!(text.ends_with("/auth.json: it isn't as it should be: line 1, column 34"), "{text}");
+        assert_eq!(error.remedy().as_deref(), Some("log in again with `docker login a.example` or `podman login a.example`"));
     }
 
     #[test]
     fn what_was_found_but_cannot_be_used_is_said() {
         let token = r#"{"auths": {"a.example": {"identitytoken": "x"}}}"#;
-        assert_eq!(
-            found(token, "a.example/b").unwrap().1,
-            ["F (an identity token, which isn't supported yet)"]
-        );
+        assert_eq!(found(token, "a.example/b").unwrap().1, ["F (an identity token, which isn't supported yet)"]);
         let helper = r#"{"credsStore": "coracle-has-no-such-helper"}"#;
-        assert_eq!(
-            found(helper, "a.example/b").unwrap().1,
-            ["F (its credential helper failed)"]
-        );
+        assert_eq!(found(helper, "a.example/b").unwrap().1, ["F (its credential helper failed)"]);
         assert_eq!(found("{}", "a.example/b").unwrap().1, ["F"]);
     }
 
     #[test]
     fn files_are_looked_for_where_docker_and_podman_do() {
         let env = |all: &'static [(&str, &str)]| {
-            let got = files(|name| {
-                all.iter()
-                    .find(|(n, _)| *n == name)
-                    .map(|(_, v)| PathBuf::from(v))
-            });
-            got.iter()
-                .map(|p| p.display().to_string())
-                .collect::<Vec<_>>()
+            let got = files(|name| all.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v)));
+            got.iter().map(|p| p.display().to_string()).collect::<Vec<_>>()
         };
         assert_eq!(
             env(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/r")]),
-            [
-                "/r/containers/auth.json",
-                "/h/.config/containers/auth.json",
-                "/h/.docker/config.json"
-            ]
+            ["/r/containers/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"]
         );
-        assert_eq!(
-            env(&[
-                ("HOME", "/h"),
-                ("REGISTRY_AUTH_FILE", "/f"),
-                ("DOCKER_CONFIG", "/d")
-            ]),
-            ["/f", "/d/config.json"]
-        );
+        assert_eq!(env(&[("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/f"), ("DOCKER_CONFIG", "/d")]), ["/f", "/d/config.json"]);
         assert!(env(&[]).is_empty());
     }
 }

@@ -27,15 +27,9 @@ impl TinyImage {
     pub fn new(platform: &str, lengths: &[usize]) -> TinyImage {
         let mut parts = platform.split('/');
         let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
-        let variant = parts
-            .next()
-            .map(|v| format!(r#""variant":"{v}","#))
-            .unwrap_or_default();
+        let variant = parts.next().map(|v| format!(r#""variant":"{v}","#)).unwrap_or_default();
         let layers: Vec<Vec<u8>> = lengths.iter().map(|&n| noise(n)).collect();
-        let diff_ids: Vec<String> = layers
-            .iter()
-            .map(|l| format!("\"{}\"", Digest::sha256(l)))
-            .collect();
+        let diff_ids: Vec<String> = layers.iter().map(|l| format!("\"{}\"", Digest::sha256(l))).collect();
         let config = format!(
             r#"{{"os":"{os}","architecture":"{architecture}",{variant}"config":{{"Cmd":["true"],"Env":["PLATFORM={platform}"]}},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
             diff_ids.join(",")
@@ -45,26 +39,15 @@ impl TinyImage {
 
     pub fn of(config: Vec<u8>, layers: Vec<Vec<u8>>) -> TinyImage {
         let descriptor = |media_type: &str, bytes: &[u8]| {
-            format!(
-                r#"{{"mediaType":"{media_type}","digest":"{}","size":{}}}"#,
-                Digest::sha256(bytes),
-                bytes.len()
-            )
+            format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":{}}}"#, Digest::sha256(bytes), bytes.len())
         };
-        let list: Vec<String> = layers
-            .iter()
-            .map(|l| descriptor("application/vnd.oci.image.layer.v1.tar", l))
-            .collect();
+        let list: Vec<String> = layers.iter().map(|l| descriptor("application/vnd.oci.image.layer.v1.tar", l)).collect();
         let manifest = format!(
             r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{},"layers":[{}]}}"#,
             descriptor("application/vnd.oci.image.config.v1+json", &config),
             list.join(",")
         );
-        TinyImage {
-            layers,
-            config,
-            manifest: manifest.into_bytes(),
-        }
+        TinyImage { layers, config, manifest: manifest.into_bytes() }
     }
 
     pub fn digest(&self) -> Digest {
@@ -76,14 +59,10 @@ impl TinyImage {
         let platform = platform.map(|text| {
             let mut parts = text.split('/');
             let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
-            let variant = parts
-                .next()
-                .map(|v| format!(r#","variant":"{v}""#))
-                .unwrap_or_default();
+            let variant = parts.next().map(|v| format!(r#","variant":"{v}""#)).unwrap_or_default();
             format!(r#","platform":{{"os":"{os}","architecture":"{architecture}"{variant}}}"#)
         });
-        let name = name
-            .map(|n| format!(r#","annotations":{{"org.opencontainers.image.ref.name":"{n}"}}"#));
+        let name = name.map(|n| format!(r#","annotations":{{"org.opencontainers.image.ref.name":"{n}"}}"#));
         format!(
             r#"{{"mediaType":"{MANIFEST}","digest":"{}","size":{}{}{}}}"#,
             self.digest(),
@@ -95,20 +74,12 @@ impl TinyImage {
 
     pub fn blobs(&self) -> Vec<&[u8]> {
         let documents = [self.config.as_slice(), self.manifest.as_slice()];
-        self.layers
-            .iter()
-            .map(Vec::as_slice)
-            .chain(documents)
-            .collect()
+        self.layers.iter().map(Vec::as_slice).chain(documents).collect()
     }
 }
 
 pub fn index(descriptors: &[String]) -> Vec<u8> {
-    format!(
-        r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{}]}}"#,
-        descriptors.join(",")
-    )
-    .into_bytes()
+    format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{}]}}"#, descriptors.join(",")).into_bytes()
 }
 
 /// Writes an OCI layout: blobs and an index.json.
@@ -117,21 +88,13 @@ pub fn write_layout(dir: &Path, blobs: &[&[u8]], index: &[u8]) {
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     fs::write(dir.join("index.json"), index).unwrap();
     for blob in blobs {
-        fs::write(
-            dir.join("blobs/sha256").join(Digest::sha256(blob).hex()),
-            blob,
-        )
-        .unwrap();
+        fs::write(dir.join("blobs/sha256").join(Digest::sha256(blob).hex()), blob).unwrap();
     }
 }
 
 /// Writes a layout with one image of a name.
 pub fn write_image(dir: &Path, image: &TinyImage, name: &str) {
-    write_layout(
-        dir,
-        &image.blobs(),
-        &index(&[image.descriptor(None, Some(name))]),
-    );
+    write_layout(dir, &image.blobs(), &index(&[image.descriptor(None, Some(name))]));
 }
 
 /// Bytes that differ by length and don't compress.
@@ -179,18 +142,11 @@ impl Memory {
 
     /// Fails where a layer differs from other bytes.
     pub fn expect_as(&self, layer: &[u8], other: &[u8]) {
-        self.0
-            .expected
-            .lock()
-            .unwrap()
-            .insert(Digest::sha256(layer), other.to_vec());
+        self.0.expected.lock().unwrap().insert(Digest::sha256(layer), other.to_vec());
     }
 
     pub fn holds(&self, image: &TinyImage) -> bool {
-        image
-            .layers
-            .iter()
-            .all(|l| self.get(&Digest::sha256(l)).as_ref() == Some(l))
+        image.layers.iter().all(|l| self.get(&Digest::sha256(l)).as_ref() == Some(l))
     }
 }
 
@@ -204,11 +160,7 @@ impl LayerSink for Memory {
             return Err(message.into());
         }
         self.0.begun.lock().unwrap().push(layer.index);
-        Ok(Box::new(MemoryWriter {
-            state: self.0.clone(),
-            diff_id: layer.diff_id.clone(),
-            bytes: Vec::new(),
-        }))
+        Ok(Box::new(MemoryWriter { state: self.0.clone(), diff_id: layer.diff_id.clone(), bytes: Vec::new() }))
     }
 }
 
@@ -239,11 +191,7 @@ impl LayerWriter for MemoryWriter {
         if Digest::sha256(&self.bytes) != self.diff_id {
             return Err("the diffID is another".into());
         }
-        self.state
-            .layers
-            .lock()
-            .unwrap()
-            .insert(self.diff_id, self.bytes);
+        self.state.layers.lock().unwrap().insert(self.diff_id, self.bytes);
         Ok(())
     }
 }

@@ -15,11 +15,7 @@ pub(crate) struct Item {
 
 impl Item {
     pub(crate) fn new(kind: u8, name: impl AsRef<[u8]>) -> Item {
-        let mut item = Item {
-            header: [0; 512],
-            data: Vec::new(),
-            broken: false,
-        };
+        let mut item = Item { header: [0; 512], data: Vec::new(), broken: false };
         let name = name.as_ref();
         assert!(name.len() <= 100, "use a long name");
         item.header[..name.len()].copy_from_slice(name);
@@ -59,8 +55,7 @@ impl Item {
     }
 
     pub(crate) fn device(self, major: u32, minor: u32) -> Item {
-        self.field(329, format!("{major:07o}\0").as_bytes())
-            .field(337, format!("{minor:07o}\0").as_bytes())
+        self.field(329, format!("{major:07o}\0").as_bytes()).field(337, format!("{minor:07o}\0").as_bytes())
     }
 
     pub(crate) fn gnu(self) -> Item {
@@ -123,11 +118,7 @@ impl Archive {
 
     /// GNU's long name (`L`) or link target (`K`).
     pub(crate) fn long(self, kind: u8, name: &[u8]) -> Archive {
-        self.item(
-            Item::new(kind, "././@LongLink")
-                .gnu()
-                .data([name, b"\0"].concat()),
-        )
+        self.item(Item::new(kind, "././@LongLink").gnu().data([name, b"\0"].concat()))
     }
 
     /// The whole archive.

@@ -20,13 +20,7 @@ fn stored(store: &LayerStore, archives: &[Vec<u8>]) -> Vec<Digest> {
         .iter()
         .map(|archive| {
             let digest = Digest::sha256(archive);
-            let info = LayerInfo::new(
-                0,
-                digest.clone(),
-                digest.clone(),
-                archive.len() as u64,
-                "tar",
-            );
+            let info = LayerInfo::new(0, digest.clone(), digest.clone(), archive.len() as u64, "tar");
             let mut writer = store.begin(&info).unwrap();
             writer.write_all(archive).unwrap();
             writer.finish().unwrap();
@@ -41,30 +35,16 @@ fn shown(dir: &Path, overlay: &Overlay) -> Vec<String> {
     fs::create_dir_all(&mount).unwrap();
     let options = String::from_utf8(overlay.mount_options()).unwrap();
     let script = r#"mount -t overlay overlay -o "$1" "$2" && cd "$2" && find . -printf '%P %y %m %U:%G %s %l %T@\n' | sort && find . -type f -printf '%P: ' -exec cat {} \; -printf '\n' | sort"#;
-    let output = Command::new("unshare")
-        .args(["-m", "sh", "-c", script, "sh", &options])
-        .arg(&mount)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    let output = Command::new("unshare").args(["-m", "sh", "-c", script, "sh", &options]).arg(&mount).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
 /// Mounts a stack (with an empty layer below, for overlay wants two) and returns its files with their contents.
 fn files(archives: &[Archive]) -> BTreeMap<String, String> {
     let scratch = scratch();
     let store = LayerStore::open(scratch.path(), Options::root()).unwrap();
-    let archives: Vec<Vec<u8>> = archives
-        .iter()
-        .map(|archive| archive.clone().end())
-        .collect();
+    let archives: Vec<Vec<u8>> = archives.iter().map(|archive| archive.clone().end()).collect();
     let ids = stored(&store, &archives);
     let mut lower = store.paths(&ids).unwrap();
     for n in 0..2 {
@@ -80,10 +60,7 @@ fn files(archives: &[Archive]) -> BTreeMap<String, String> {
 }
 
 fn check(archives: &[Archive], expected: &[(&str, &str)]) {
-    let expected: BTreeMap<String, String> = expected
-        .iter()
-        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
-        .collect();
+    let expected: BTreeMap<String, String> = expected.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     assert_eq!(files(archives), expected);
 }
 
@@ -94,128 +71,50 @@ fn whiteouts_hide_what_is_below_and_nothing_else() {
         return skip("root");
     }
     let new = Archive::new;
-    let base = || {
-        new()
-            .file("a", "1")
-            .file("d/x", "1")
-            .file("d/y", "1")
-            .file("d/sub/z", "1")
-    };
+    let base = || new().file("a", "1").file("d/x", "1").file("d/y", "1").file("d/sub/z", "1");
     // A file, a directory.
-    check(
-        &[base(), new().file(".wh.a", "").file("d/.wh.sub", "")],
-        &[("d/x", "1"), ("d/y", "1")],
-    );
+    check(&[base(), new().file(".wh.a", "").file("d/.wh.sub", "")], &[("d/x", "1"), ("d/y", "1")]);
     // Of the same layer stays, before and after the whiteout.
-    check(
-        &[
-            base(),
-            new().file(".wh.a", "").file("a", "2").file(".wh.d", ""),
-        ],
-        &[("a", "2")],
-    );
-    check(
-        &[
-            base(),
-            new().file("a", "2").file(".wh.a", "").file(".wh.d", ""),
-        ],
-        &[("a", "2")],
-    );
+    check(&[base(), new().file(".wh.a", "").file("a", "2").file(".wh.d", "")], &[("a", "2")]);
+    check(&[base(), new().file("a", "2").file(".wh.a", "").file(".wh.d", "")], &[("a", "2")]);
     // A directory that is removed and made anew shows nothing of the old one, in either order.
     for second in [
         new().file(".wh.d", "").dir("d", 0o755).file("d/new", "2"),
         new().dir("d", 0o755).file("d/new", "2").file(".wh.d", ""),
         new().file("d/new", "2").file(".wh.d", ""),
         new().file(".wh.d", "").file("d/new", "2"),
-        new()
-            .dir("d", 0o755)
-            .file("d/.wh..wh..opq", "")
-            .file("d/new", "2"),
+        new().dir("d", 0o755).file("d/.wh..wh..opq", "").file("d/new", "2"),
         new().file("d/new", "2").file("d/.wh..wh..opq", ""),
-        new()
-            .file("d/.wh..wh..opq", "")
-            .file("d/.wh.x", "")
-            .file("d/new", "2"),
+        new().file("d/.wh..wh..opq", "").file("d/.wh.x", "").file("d/new", "2"),
         new().file("d", "file").dir("d", 0o755).file("d/new", "2"),
     ] {
         check(&[base(), second], &[("a", "1"), ("d/new", "2")]);
     }
     // Opaque and whiteout do nothing to children of the same layer, or in a directory that isn't below.
     check(
-        &[
-            base(),
-            new()
-                .file("n/.wh..wh..opq", "")
-                .file("n/m/deep", "2")
-                .file("n/.wh.x", ""),
-        ],
-        &[
-            ("a", "1"),
-            ("d/x", "1"),
-            ("d/y", "1"),
-            ("d/sub/z", "1"),
-            ("n/m/deep", "2"),
-        ],
+        &[base(), new().file("n/.wh..wh..opq", "").file("n/m/deep", "2").file("n/.wh.x", "")],
+        &[("a", "1"), ("d/x", "1"), ("d/y", "1"), ("d/sub/z", "1"), ("n/m/deep", "2")],
     );
     // An opaque root hides all.
-    check(
-        &[base(), new().file(".wh..wh..opq", "").file("only", "2")],
-        &[("only", "2")],
-    );
-    check(
-        &[
-            base(),
-            new().file("only", "2").file(".wh..wh..opq", ""),
-            new().file("more", "3"),
-        ],
-        &[("only", "2"), ("more", "3")],
-    );
+    check(&[base(), new().file(".wh..wh..opq", "").file("only", "2")], &[("only", "2")]);
+    check(&[base(), new().file("only", "2").file(".wh..wh..opq", ""), new().file("more", "3")], &[("only", "2"), ("more", "3")]);
     // An opaque directory that is then replaced by a file.
-    check(
-        &[base(), new().file("d/.wh..wh..opq", "").file("d", "2")],
-        &[("a", "1"), ("d", "2")],
-    );
+    check(&[base(), new().file("d/.wh..wh..opq", "").file("d", "2")], &[("a", "1"), ("d", "2")]);
     // A whiteout may be of any type, and have contents.
-    check(
-        &[
-            base(),
-            new()
-                .dir(".wh.d", 0o755)
-                .item(Item::new(b'0', ".wh.a").data("contents")),
-        ],
-        &[],
-    );
+    check(&[base(), new().dir(".wh.d", 0o755).item(Item::new(b'0', ".wh.a").data("contents"))], &[]);
     // Three layers: removed, brought back.
-    check(
-        &[base(), new().file(".wh.d", ""), new().file("d/x", "3")],
-        &[("a", "1"), ("d/x", "3")],
-    );
+    check(&[base(), new().file(".wh.d", ""), new().file("d/x", "3")], &[("a", "1"), ("d/x", "3")]);
     // aufs.
     check(
-        &[
-            base(),
-            new()
-                .dir(".wh..wh.plnk", 0o700)
-                .file(".wh..wh.plnk/1.2", "")
-                .file(".wh..wh.aufs", ""),
-        ],
+        &[base(), new().dir(".wh..wh.plnk", 0o700).file(".wh..wh.plnk/1.2", "").file(".wh..wh.aufs", "")],
         &[("a", "1"), ("d/x", "1"), ("d/y", "1"), ("d/sub/z", "1")],
     );
     // A device 0:0 in the archive hides nothing.
-    check(
-        &[base(), new().item(Item::new(b'3', "a").device(0, 0))],
-        &[("a", "1"), ("d/x", "1"), ("d/y", "1"), ("d/sub/z", "1")],
-    );
+    check(&[base(), new().item(Item::new(b'3', "a").device(0, 0))], &[("a", "1"), ("d/x", "1"), ("d/y", "1"), ("d/sub/z", "1")]);
     // A file over a directory, a directory over a file.
-    check(
-        &[base(), new().file("d", "2").file("a/b", "2")],
-        &[("d", "2"), ("a/b", "2")],
-    );
+    check(&[base(), new().file("d", "2").file("a/b", "2")], &[("d", "2"), ("a/b", "2")]);
     // The same layer twice in an image.
-    check(
-        &[base(), new().file(".wh.a", "").file("d/x", "2"), base()],
-        &[("a", "1"), ("d/x", "1"), ("d/y", "1"), ("d/sub/z", "1")],
-    );
+    check(&[base(), new().file(".wh.a", "").file("d/x", "2"), base()], &[("a", "1"), ("d/x", "1"), ("d/y", "1"), ("d/sub/z", "1")]);
 }
 
 #[test]
@@ -234,13 +133,7 @@ fn a_directory_without_an_entry_looks_as_below() {
         .file("etc", "a file")
         .symlink("lib", "usr/lib")
         .end();
-    let top = Archive::new()
-        .file("tmp/x", "x")
-        .file("srv/deep/er/x", "x")
-        .file("etc/x", "x")
-        .file("lib/x", "x")
-        .file("new/x", "x")
-        .end();
+    let top = Archive::new().file("tmp/x", "x").file("srv/deep/er/x", "x").file("etc/x", "x").file("lib/x", "x").file("new/x", "x").end();
     let ids = stored(&store, &[base.clone(), top.clone()]);
     let paths = store.paths(&ids).unwrap();
     assert_eq!(paths.len(), 3, "base, top, and the correction above it");
@@ -248,14 +141,8 @@ fn a_directory_without_an_entry_looks_as_below() {
     let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o7777;
     assert_eq!(mode(&paths[0].join("tmp")), 0o1777);
     let srv = fs::metadata(paths[0].join("srv")).unwrap();
-    assert_eq!(
-        (srv.mode() & 0o7777, srv.uid(), srv.gid(), srv.mtime()),
-        (0o750, 5, 6, 1234)
-    );
-    assert_eq!(
-        crate::scratch::attributes(&paths[0].join("srv")),
-        [("user.note".to_owned(), b"v".to_vec())]
-    );
+    assert_eq!((srv.mode() & 0o7777, srv.uid(), srv.gid(), srv.mtime()), (0o750, 5, 6, 1234));
+    assert_eq!(crate::scratch::attributes(&paths[0].join("srv")), [("user.note".to_owned(), b"v".to_vec())]);
     assert_eq!(fs::metadata(paths[0].join("srv/deep")).unwrap().uid(), 7);
     // What hides something else than a directory, or is new, is as it is.
     for own in ["etc", "lib", "new", "srv/deep/er"] {
@@ -264,21 +151,11 @@ fn a_directory_without_an_entry_looks_as_below() {
     }
     assert_eq!(listing(&paths[0]).len(), 4);
     let lines = shown(scratch.path(), &Overlay::new(paths));
-    assert!(
-        lines.iter().any(|line| line.starts_with("tmp d 1777 0:0 ")),
-        "{lines:#?}"
-    );
-    assert!(
-        lines.iter().any(|line| line.starts_with("srv d 750 5:6 ")),
-        "{lines:#?}"
-    );
+    assert!(lines.iter().any(|line| line.starts_with("tmp d 1777 0:0 ")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("srv d 750 5:6 ")), "{lines:#?}");
     assert!(lines.iter().any(|line| line == "tmp/x: x"), "{lines:#?}");
     // Below an opaque directory nothing is inherited.
-    let opaque = Archive::new()
-        .dir("srv", 0o700)
-        .file("srv/.wh..wh..opq", "")
-        .file("srv/deep/x", "x")
-        .end();
+    let opaque = Archive::new().dir("srv", 0o700).file("srv/.wh..wh..opq", "").file("srv/deep/x", "x").end();
     let ids = [ids[0].clone(), stored(&store, &[opaque])[0].clone()];
     assert_eq!(store.paths(&ids).unwrap().len(), 2);
     // The same layer alone needs nothing.
@@ -296,13 +173,7 @@ fn a_hard_link_to_a_file_below_is_the_same_file_above() {
     let store = LayerStore::open(scratch.path(), Options::root()).unwrap();
     let base = Archive::new()
         .dir("bin", 0o711)
-        .item(
-            Item::new(b'0', "bin/tool")
-                .mode(0o4755)
-                .uid(3)
-                .mtime(99)
-                .data("tool"),
-        )
+        .item(Item::new(b'0', "bin/tool").mode(0o4755).uid(3).mtime(99).data("tool"))
         .symlink("bin/alias", "tool")
         .file("bin/gone", "x")
         .dir("dir", 0o755)
@@ -317,14 +188,7 @@ fn a_hard_link_to_a_file_below_is_the_same_file_above() {
     let paths = store.paths(&ids).unwrap();
     assert_eq!(paths.len(), 3);
     let meta = |name: &str| fs::symlink_metadata(paths[0].join(name)).unwrap();
-    assert_eq!(
-        (
-            meta("opt/one").mode() & 0o7777,
-            meta("opt/one").uid(),
-            meta("opt/one").mtime()
-        ),
-        (0o4755, 3, 99)
-    );
+    assert_eq!((meta("opt/one").mode() & 0o7777, meta("opt/one").uid(), meta("opt/one").mtime()), (0o4755, 3, 99));
     assert_eq!(meta("opt/one").ino(), meta("opt/two").ino());
     assert_eq!(meta("opt/one").ino(), meta("bin/tool").ino());
     assert_eq!(meta("opt").mode() & 0o7777, 0o700);
@@ -333,34 +197,22 @@ fn a_hard_link_to_a_file_below_is_the_same_file_above() {
     for name in ["opt/one", "opt/two", "bin/tool"] {
         assert!(lines.contains(&format!("{name}: tool")), "{lines:#?}");
     }
-    assert!(
-        lines.iter().any(|line| line.starts_with("opt/alias l")),
-        "{lines:#?}"
-    );
+    assert!(lines.iter().any(|line| line.starts_with("opt/alias l")), "{lines:#?}");
 
     // A renamed file: linked, and removed under its old name.
-    let renamed = Archive::new()
-        .hardlink("opt/new", "bin/gone")
-        .file("bin/.wh.gone", "")
-        .end();
+    let renamed = Archive::new().hardlink("opt/new", "bin/gone").file("bin/.wh.gone", "").end();
     let failed = fs::metadata("/").is_ok() && {
         let id = stored_or_error(&store, &renamed);
         matches!(id, Err(Error::Malformed { .. }))
     };
-    assert!(
-        failed,
-        "a link to what the layer removes is refused, whichever comes first"
-    );
+    assert!(failed, "a link to what the layer removes is refused, whichever comes first");
 
     // What isn't there is an error, and no silent gap.
     for (target, reason) in [("bin/none", "isn't there"), ("dir", "directory")] {
         let bad = Archive::new().hardlink("h", target).end();
         let bad = stored(&store, &[bad]);
         let error = store.paths(&[ids[0].clone(), bad[0].clone()]).unwrap_err();
-        assert!(
-            matches!(error, Error::Below { .. }) && error.to_string().contains(reason),
-            "{error}"
-        );
+        assert!(matches!(error, Error::Below { .. }) && error.to_string().contains(reason), "{error}");
         assert!(matches!(store.paths(&bad), Err(Error::Below { .. })));
     }
     let left: Vec<_> = fs::read_dir(scratch.path().join("layers"))
@@ -375,14 +227,8 @@ fn stored_or_error(store: &LayerStore, archive: &[u8]) -> Result<(), Error> {
     let digest = Digest::sha256(archive);
     let info = LayerInfo::new(0, digest.clone(), digest, archive.len() as u64, "tar");
     let mut writer = store.begin(&info).unwrap();
-    let result = writer
-        .write_all(archive)
-        .map_err(|error| *error.into_inner().unwrap().downcast::<Error>().unwrap());
-    result.and_then(|()| {
-        writer
-            .finish()
-            .map_err(|error| *error.downcast::<Error>().unwrap())
-    })
+    let result = writer.write_all(archive).map_err(|error| *error.into_inner().unwrap().downcast::<Error>().unwrap());
+    result.and_then(|()| writer.finish().map_err(|error| *error.downcast::<Error>().unwrap()))
 }
 
 #[test]
@@ -393,32 +239,13 @@ fn deferred_owners_reach_the_correction_too() {
         .item(Item::new(b'5', "srv").mode(0o750).uid(5).gid(6))
         .item(Item::new(b'0', "srv/f").mode(0o640).uid(8).data("x"))
         .end();
-    let top = Archive::new()
-        .file("srv/x", "x")
-        .hardlink("srv/g", "srv/f")
-        .end();
+    let top = Archive::new().file("srv/x", "x").hardlink("srv/g", "srv/f").end();
     let ids = stored(&store, &[base, top]);
     let paths = store.paths(&ids).unwrap();
-    let deferred = coracle_layers::read_ownership(paths[0].parent().unwrap())
-        .unwrap()
-        .unwrap();
-    let owners: Vec<_> = deferred
-        .owners
-        .iter()
-        .map(|o| (o.path.to_str().unwrap(), o.uid, o.gid, o.mode))
-        .collect();
-    assert_eq!(
-        owners,
-        [
-            ("srv", 5, 6, 0o750),
-            ("srv/f", 8, 0, 0o640),
-            ("srv/g", 8, 0, 0o640)
-        ]
-    );
-    assert_eq!(
-        fs::metadata(paths[0].join("srv")).unwrap().mode() & 0o7777,
-        0o750
-    );
+    let deferred = coracle_layers::read_ownership(paths[0].parent().unwrap()).unwrap().unwrap();
+    let owners: Vec<_> = deferred.owners.iter().map(|o| (o.path.to_str().unwrap(), o.uid, o.gid, o.mode)).collect();
+    assert_eq!(owners, [("srv", 5, 6, 0o750), ("srv/f", 8, 0, 0o640), ("srv/g", 8, 0, 0o640)]);
+    assert_eq!(fs::metadata(paths[0].join("srv")).unwrap().mode() & 0o7777, 0o750);
 }
 
 /// A file system as the specification describes it: applies layers one after another, in memory.
@@ -439,10 +266,8 @@ enum Change {
 impl Model {
     fn remove(&mut self, path: &str) {
         let below = format!("{path}/");
-        self.files
-            .retain(|name, _| name != path && !name.starts_with(&below));
-        self.directories
-            .retain(|name| name != path && !name.starts_with(&below));
+        self.files.retain(|name, _| name != path && !name.starts_with(&below));
+        self.directories.retain(|name| name != path && !name.starts_with(&below));
     }
 
     fn parents(&mut self, path: &str) {
@@ -514,14 +339,8 @@ fn random_stacks_show_what_the_specification_says() {
             let mut marks = BTreeSet::new();
             for _ in 0..next(10) {
                 let depth = 1 + next(3);
-                let path = (0..depth)
-                    .map(|_| ["a", "b", "c"][next(3) as usize])
-                    .collect::<Vec<_>>()
-                    .join("/");
-                let above: Vec<String> = path
-                    .match_indices('/')
-                    .map(|(end, _)| path[..end].to_owned())
-                    .collect();
+                let path = (0..depth).map(|_| ["a", "b", "c"][next(3) as usize]).collect::<Vec<_>>().join("/");
+                let above: Vec<String> = path.match_indices('/').map(|(end, _)| path[..end].to_owned()).collect();
                 if above.iter().any(|parent| files.contains(parent)) {
                     continue;
                 }

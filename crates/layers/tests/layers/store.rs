@@ -13,11 +13,7 @@ use crate::archive::{Archive, gzip};
 use crate::scratch::{is_root, scratch, skip};
 
 fn options() -> Options {
-    if is_root() {
-        Options::root()
-    } else {
-        Options::user(Ownership::Squash)
-    }
+    if is_root() { Options::root() } else { Options::user(Ownership::Squash) }
 }
 
 /// A layer of some megabytes.
@@ -42,13 +38,7 @@ fn layer(files: usize) -> (Vec<u8>, LayerInfo) {
 fn contents(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let layers = dir.join("layers");
-    for (part, prefix) in [
-        ("", "tmp-"),
-        ("sha256", ""),
-        ("sha512", ""),
-        ("chains/sha256", ""),
-        ("locks", ""),
-    ] {
+    for (part, prefix) in [("", "tmp-"), ("sha256", ""), ("sha512", ""), ("chains/sha256", ""), ("locks", "")] {
         for entry in fs::read_dir(layers.join(part)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if name.starts_with(prefix) {
@@ -62,10 +52,7 @@ fn contents(dir: &Path) -> Vec<String> {
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(
-            start.elapsed() < Duration::from_secs(20),
-            "{what} didn't happen"
-        );
+        assert!(start.elapsed() < Duration::from_secs(20), "{what} didn't happen");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -76,10 +63,7 @@ fn a_layer_is_there_when_it_is_whole_and_not_before() {
     let store = LayerStore::open(scratch.path(), options()).unwrap();
     let (blob, info) = layer(50);
     assert!(!store.contains(&info));
-    assert!(matches!(
-        store.paths(&[info.diff_id.clone()]),
-        Err(Error::Missing { .. })
-    ));
+    assert!(matches!(store.paths(std::slice::from_ref(&info.diff_id)), Err(Error::Missing { .. })));
     let mut writer = store.begin(&info).unwrap();
     for part in blob.chunks(1000) {
         assert!(!store.contains(&info));
@@ -87,26 +71,16 @@ fn a_layer_is_there_when_it_is_whole_and_not_before() {
     }
     writer.finish().unwrap();
     assert!(store.contains(&info));
-    assert_eq!(store.list().unwrap(), [info.diff_id.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&info.diff_id));
     let report = store.report(&info.diff_id).unwrap();
-    assert_eq!(
-        (
-            report.entries,
-            report.diff_id,
-            report.implicit_parents.len()
-        ),
-        (50, info.diff_id.clone(), 10)
-    );
-    let path = &store.paths(&[info.diff_id.clone()]).unwrap()[0];
-    assert_eq!(
-        fs::read_to_string(path.join("d3/f13")).unwrap(),
-        "13 ".repeat(2000)
-    );
+    assert_eq!((report.entries, report.diff_id, report.implicit_parents.len()), (50, info.diff_id.clone(), 10));
+    let path = &store.paths(std::slice::from_ref(&info.diff_id)).unwrap()[0];
+    assert_eq!(fs::read_to_string(path.join("d3/f13")).unwrap(), "13 ".repeat(2000));
     // Once more costs nothing.
     let mut again = store.begin(&info).unwrap();
     again.write_all(b"whatever").unwrap();
     again.finish().unwrap();
-    store.sync(&[info.diff_id.clone()]).unwrap();
+    store.sync(std::slice::from_ref(&info.diff_id)).unwrap();
     assert!(store.contains(&info));
     let reopened = LayerStore::open(scratch.path(), options()).unwrap();
     assert!(reopened.contains(&info));
@@ -120,20 +94,9 @@ fn the_store_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = scratch();
     fs::create_dir(scratch.path().join("layers")).unwrap();
-    fs::set_permissions(
-        scratch.path().join("layers"),
-        fs::Permissions::from_mode(0o755),
-    )
-    .unwrap();
+    fs::set_permissions(scratch.path().join("layers"), fs::Permissions::from_mode(0o755)).unwrap();
     let _ = LayerStore::open(scratch.path(), options()).unwrap();
-    assert_eq!(
-        fs::metadata(scratch.path().join("layers"))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(scratch.path().join("layers")).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
 #[test]
@@ -143,20 +106,10 @@ fn stores_of_different_users_and_flavours_are_not_mixed() {
     let _ = LayerStore::open(scratch.path(), Options::user(Ownership::Squash)).unwrap();
     for other in [Options::root(), Options::user(Ownership::Defer)] {
         let error = LayerStore::open(scratch.path(), other).unwrap_err();
-        assert!(
-            matches!(error, Error::Store { .. }) && error.remedy().is_some(),
-            "{error}"
-        );
+        assert!(matches!(error, Error::Store { .. }) && error.remedy().is_some(), "{error}");
     }
-    fs::write(
-        scratch.path().join("layers/store.json"),
-        r#"{"version":99,"ownership":"squash","flavour":"user"}"#,
-    )
-    .unwrap();
-    assert!(matches!(
-        LayerStore::open(scratch.path(), Options::user(Ownership::Squash)),
-        Err(Error::Store { .. })
-    ));
+    fs::write(scratch.path().join("layers/store.json"), r#"{"version":99,"ownership":"squash","flavour":"user"}"#).unwrap();
+    assert!(matches!(LayerStore::open(scratch.path(), Options::user(Ownership::Squash)), Err(Error::Store { .. })));
     if is_root() {
         let other = crate::scratch::scratch();
         fs::create_dir(other.path().join("layers")).unwrap();
@@ -178,28 +131,19 @@ fn what_fails_leaves_nothing() {
     let mut writer = store.begin(&wrong).unwrap();
     writer.write_all(&blob).unwrap();
     let error = writer.finish().unwrap_err();
-    assert!(
-        matches!(error.downcast_ref(), Some(Error::WrongDiffId { .. })),
-        "{error}"
-    );
+    assert!(matches!(error.downcast_ref(), Some(Error::WrongDiffId { .. })), "{error}");
     assert_eq!(contents(scratch.path()), nothing);
 
     let mut writer = store.begin(&info).unwrap();
     writer.write_all(&blob[..blob.len() - 3]).unwrap();
     let error = writer.finish().unwrap_err();
-    assert!(
-        matches!(error.downcast_ref(), Some(Error::Compression { .. })),
-        "{error}"
-    );
+    assert!(matches!(error.downcast_ref(), Some(Error::Compression { .. })), "{error}");
     assert_eq!(contents(scratch.path()), nothing);
 
     // Malformed in the middle: the next write, or the end, says so.
     let bad = gzip(&Archive::new().file("a", "x").file("../b", "x").end());
     let mut writer = store.begin(&info).unwrap();
-    let result = writer
-        .write_all(&bad)
-        .map_err(Into::into)
-        .and_then(|()| writer.finish());
+    let result = writer.write_all(&bad).map_err(Into::into).and_then(|()| writer.finish());
     let error = result.unwrap_err().to_string();
     assert!(error.contains("../b"), "{error}");
     assert_eq!(contents(scratch.path()), nothing);
@@ -208,9 +152,7 @@ fn what_fails_leaves_nothing() {
     let mut writer = store.begin(&info).unwrap();
     writer.write_all(&blob[..blob.len() / 2]).unwrap();
     drop(writer);
-    wait_until("the removal of a dropped layer", || {
-        contents(scratch.path()) == nothing
-    });
+    wait_until("the removal of a dropped layer", || contents(scratch.path()) == nothing);
 
     // And it still works.
     let mut writer = store.begin(&info).unwrap();
@@ -227,18 +169,9 @@ fn an_error_ends_the_writing_at_once_and_stays_an_error() {
     let mut bad = Archive::new().file("../b", "x").0;
     bad.resize(64 << 20, 0);
     let mut writer = store.begin(&info).unwrap();
-    let error = bad
-        .chunks(65_536)
-        .find_map(|part| writer.write_all(part).err())
-        .expect("an error before the end");
+    let error = bad.chunks(65_536).find_map(|part| writer.write_all(part).err()).expect("an error before the end");
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
-    assert!(
-        matches!(
-            error.get_ref().and_then(|e| e.downcast_ref()),
-            Some(Error::Malformed { .. })
-        ),
-        "{error}"
-    );
+    assert!(matches!(error.get_ref().and_then(|e| e.downcast_ref()), Some(Error::Malformed { .. })), "{error}");
     assert!(writer.write_all(b"more").is_err());
     assert!(writer.finish().is_err());
 }
@@ -249,13 +182,7 @@ fn a_sha512_diff_id_is_checked_and_kept_too() {
     let store = LayerStore::open(scratch.path(), options()).unwrap();
     let archive = Archive::new().file("f", "x").end();
     let id = Digest::of(Algorithm::Sha512, &archive);
-    let info = LayerInfo::new(
-        0,
-        Digest::sha256(&archive),
-        id.clone(),
-        archive.len() as u64,
-        "tar",
-    );
+    let info = LayerInfo::new(0, Digest::sha256(&archive), id.clone(), archive.len() as u64, "tar");
     let mut writer = store.begin(&info).unwrap();
     writer.write_all(&archive).unwrap();
     writer.finish().unwrap();
@@ -273,31 +200,18 @@ fn a_layer_without_its_marker_is_void_and_replaced() {
         writer.finish().unwrap();
     };
     write();
-    let directory = scratch
-        .path()
-        .join("layers/sha256")
-        .join(info.diff_id.hex());
-    for damage in [
-        None,
-        Some(""),
-        Some("coracle-layer 1 boot 0-of-another-boot\n"),
-    ] {
+    let directory = scratch.path().join("layers/sha256").join(info.diff_id.hex());
+    for damage in [None, Some(""), Some("coracle-layer 1 boot 0-of-another-boot\n")] {
         match damage {
             None => fs::remove_file(directory.join("complete")).unwrap(),
             Some(text) => fs::write(directory.join("complete"), text).unwrap(),
         }
         fs::write(directory.join("fs/d0/f0"), "zeros after a crash").unwrap();
         assert!(!store.contains(&info));
-        assert!(matches!(
-            store.paths(&[info.diff_id.clone()]),
-            Err(Error::Missing { .. })
-        ));
+        assert!(matches!(store.paths(std::slice::from_ref(&info.diff_id)), Err(Error::Missing { .. })));
         write();
         assert!(store.contains(&info));
-        assert_ne!(
-            fs::read_to_string(directory.join("fs/d0/f0")).unwrap(),
-            "zeros after a crash"
-        );
+        assert_ne!(fs::read_to_string(directory.join("fs/d0/f0")).unwrap(), "zeros after a crash");
     }
 }
 
@@ -311,20 +225,14 @@ fn threads_that_want_the_same_layers_get_them_and_never_wait_for_each_other_fore
             scope.spawn(move || {
                 let store = LayerStore::open(scratch.path(), options()).unwrap();
                 // All begun by one thread before any is finished, in another order each time, one of them twice.
-                let mut order: Vec<&(Vec<u8>, LayerInfo)> =
-                    layers.iter().chain(layers.first()).collect();
+                let mut order: Vec<&(Vec<u8>, LayerInfo)> = layers.iter().chain(layers.first()).collect();
                 order.rotate_left(turn % layers.len());
-                let mut writers: Vec<_> = order
-                    .iter()
-                    .map(|(blob, info)| (blob, store.begin(info).unwrap()))
-                    .collect();
+                let mut writers: Vec<_> = order.iter().map(|(blob, info)| (blob, store.begin(info).unwrap())).collect();
                 let longest = order.iter().map(|(blob, _)| blob.len()).max().unwrap();
                 for at in (0..longest).step_by(500) {
                     for (blob, writer) in &mut writers {
                         if at < blob.len() {
-                            writer
-                                .write_all(&blob[at..blob.len().min(at + 500)])
-                                .unwrap();
+                            writer.write_all(&blob[at..blob.len().min(at + 500)]).unwrap();
                         }
                     }
                 }
@@ -341,10 +249,7 @@ fn threads_that_want_the_same_layers_get_them_and_never_wait_for_each_other_fore
 /// Runs one test of this program in a child process, which then acts by the environment.
 fn again(test: &str, act: &str, dir: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args([test, "--exact", "--nocapture"])
-        .env("CORACLE_TEST_ACT", act)
-        .env("CORACLE_TEST_DIR", dir);
+    command.args([test, "--exact", "--nocapture"]).env("CORACLE_TEST_ACT", act).env("CORACLE_TEST_DIR", dir);
     command
 }
 
@@ -367,14 +272,7 @@ fn processes_unpack_a_layer_once_among_them() {
         return;
     }
     let scratch = scratch();
-    let children: Vec<_> = (0..4)
-        .map(|_| {
-            again(test, "unpack", scratch.path())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
+    let children: Vec<_> = (0..4).map(|_| again(test, "unpack", scratch.path()).stdout(Stdio::piped()).spawn().unwrap()).collect();
     let said: Vec<String> = children
         .into_iter()
         .map(|child| {
@@ -383,13 +281,7 @@ fn processes_unpack_a_layer_once_among_them() {
             String::from_utf8_lossy(&output.stdout).into_owned()
         })
         .collect();
-    assert_eq!(
-        said.iter()
-            .filter(|said| said.contains("UNPACKED=true"))
-            .count(),
-        1,
-        "{said:#?}"
-    );
+    assert_eq!(said.iter().filter(|said| said.contains("UNPACKED=true")).count(), 1, "{said:#?}");
     assert_eq!(contents(scratch.path()).len(), 1);
 }
 
@@ -408,18 +300,10 @@ fn a_process_killed_half_way_leaves_only_what_the_next_one_sweeps() {
         return;
     }
     let scratch = scratch();
-    let mut child = again(test, "half", scratch.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = again(test, "half", scratch.path()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     assert!(lines.any(|line| line.unwrap().contains("HALF")));
-    let temporary = || {
-        contents(scratch.path())
-            .iter()
-            .filter(|name| name.contains("tmp-"))
-            .count()
-    };
+    let temporary = || contents(scratch.path()).iter().filter(|name| name.contains("tmp-")).count();
     wait_until("some unpacking", || temporary() == 1);
     // While it lives, nobody takes its work away.
     let store = LayerStore::open(scratch.path(), options()).unwrap();
@@ -446,10 +330,7 @@ fn a_full_disk_is_an_error_with_a_remedy_and_leaves_nothing() {
         let dir = std::env::var_os("CORACLE_TEST_DIR").unwrap();
         let store = LayerStore::open(&dir, options()).unwrap();
         let mut writer = store.begin(&info).unwrap();
-        let result = writer
-            .write_all(&blob)
-            .map_err(Into::into)
-            .and_then(|()| writer.finish());
+        let result = writer.write_all(&blob).map_err(Into::into).and_then(|()| writer.finish());
         let error = result.unwrap_err();
         let error = match error.downcast::<std::io::Error>() {
             Ok(error) => error.into_inner().unwrap().downcast::<Error>().unwrap(),
@@ -473,10 +354,6 @@ fn a_full_disk_is_an_error_with_a_remedy_and_leaves_nothing() {
         .env("CORACLE_TEST_DIR", scratch.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}"
-    );
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

@@ -206,8 +206,8 @@ pub fn descriptor_path(f: Fd) -> [u8; 32] {
     let mut path = [0; 32];
     path[..14].copy_from_slice(b"/proc/self/fd/");
     let mut digits = [0; 10];
-    let n = crate::text::decimal(f.0 as u64, &mut digits).len();
-    path[14..14 + n].copy_from_slice(&digits[..n]);
+    let digits = crate::text::decimal(f.0 as u64, &mut digits);
+    path[14..14 + digits.len()].copy_from_slice(digits);
     path
 }
 

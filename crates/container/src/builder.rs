@@ -1,0 +1,346 @@
+//! The description of a container, and the verbs that end it.
+
+use crate::container::{self, Container};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::exit::{ExitStatus, Output};
+use crate::image::OnProgress;
+use crate::limits::MemorySize;
+use crate::mount::Mount;
+use crate::network::Network;
+use crate::stdio::Stdio;
+use coracle_cgroups::Control;
+use coracle_image::Progress;
+use coracle_spawn::Rlimit;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where a container's root comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Image(String),
+    Rootfs(PathBuf),
+    OciLayout(PathBuf),
+}
+
+/// Describes a container. Plain data: setters never fail, nothing happens before [`output`](Self::output),
+/// [`status`](Self::status), [`spawn`](Self::spawn) or [`run`](Self::run), and a ready-made fixture is a function that returns one.
+#[derive(Clone)]
+#[must_use = "a description does nothing until output(), status(), spawn() or run()"]
+pub struct ContainerBuilder {
+    pub(crate) engine: Option<Engine>,
+    pub(crate) source: Source,
+    pub(crate) entrypoint: Option<Vec<OsString>>,
+    pub(crate) cmd: Option<Vec<OsString>>,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env_clear: bool,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) workdir: Option<PathBuf>,
+    pub(crate) user: Option<OsString>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) read_only_rootfs: bool,
+    pub(crate) memory: Option<MemorySize>,
+    pub(crate) cpus: Option<f64>,
+    pub(crate) pids: Option<u64>,
+    pub(crate) rlimits: Vec<Rlimit>,
+    pub(crate) capabilities: Vec<(bool, String)>,
+    pub(crate) init: Option<bool>,
+    pub(crate) stdin: Option<Stdio>,
+    pub(crate) stdout: Option<Stdio>,
+    pub(crate) stderr: Option<Stdio>,
+    pub(crate) stdin_bytes: Option<Arc<[u8]>>,
+    pub(crate) network: Network,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) best_effort: Vec<Control>,
+    pub(crate) progress: Option<OnProgress>,
+}
+
+impl Container {
+    /// From an image by name, as docker-pull(1) takes it: `debian:12`, `localhost:5000/debian:12`, `name@sha256:…`. It is pulled if it
+    /// isn't here.
+    pub fn from_image(reference: impl Into<String>) -> ContainerBuilder {
+        ContainerBuilder::new(Source::Image(reference.into()))
+    }
+
+    /// From a directory that holds a root file system. It is the lower layer of an overlay: the container's changes go with it, and
+    /// many may run from one directory at a time. `/` is this machine's own.
+    pub fn from_rootfs(directory: impl Into<PathBuf>) -> ContainerBuilder {
+        ContainerBuilder::new(Source::Rootfs(directory.into()))
+    }
+
+    /// From a directory in the OCI image layout, as `skopeo copy … oci:DIR` makes it, with one image.
+    pub fn from_oci_layout(directory: impl Into<PathBuf>) -> ContainerBuilder {
+        ContainerBuilder::new(Source::OciLayout(directory.into()))
+    }
+}
+
+impl ContainerBuilder {
+    fn new(source: Source) -> Self {
+        Self {
+            engine: None,
+            source,
+            entrypoint: None,
+            cmd: None,
+            args: Vec::new(),
+            env_clear: false,
+            env: Vec::new(),
+            workdir: None,
+            user: None,
+            hostname: None,
+            mounts: Vec::new(),
+            read_only_rootfs: false,
+            memory: None,
+            cpus: None,
+            pids: None,
+            rlimits: Vec::new(),
+            capabilities: Vec::new(),
+            init: None,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            stdin_bytes: None,
+            network: Network::none(),
+            labels: BTreeMap::new(),
+            best_effort: Vec::new(),
+            progress: None,
+        }
+    }
+
+    /// The engine to run in; this process's default if nothing is said.
+    pub fn engine(mut self, engine: &Engine) -> Self {
+        self.engine = Some(engine.clone());
+        self
+    }
+
+    /// The command, instead of the image's `Cmd`. The image's `Entrypoint`, if it has one, stays in front.
+    pub fn cmd<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, cmd: I) -> Self {
+        self.cmd = Some(cmd.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// What stands in front of the command, instead of the image's `Entrypoint`; nothing where it is empty. As with Docker, the
+    /// image's `Cmd` goes with its `Entrypoint`.
+    pub fn entrypoint<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, entrypoint: I) -> Self {
+        self.entrypoint = Some(entrypoint.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// One more argument, behind the command.
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// More arguments.
+    pub fn args<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, args: I) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// A variable of the environment, over the image's. This process's environment isn't passed on.
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// More variables.
+    pub fn envs<I: IntoIterator<Item = (K, V)>, K: Into<OsString>, V: Into<OsString>>(mut self, envs: I) -> Self {
+        self.env.extend(envs.into_iter().map(|(k, v)| (k.into(), v.into())));
+        self
+    }
+
+    /// Without the image's variables, PATH among them, and without those set so far.
+    pub fn env_clear(mut self) -> Self {
+        self.env_clear = true;
+        self.env.clear();
+        self
+    }
+
+    /// The working directory, instead of the image's; made if it isn't there.
+    pub fn workdir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.workdir = Some(directory.into());
+        self
+    }
+
+    /// The user, instead of the image's: `user`, `uid`, `user:group` and so on, by the container's own /etc/passwd and /etc/group.
+    pub fn user(mut self, user: impl Into<OsString>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// The host name, at most 64 bytes; the first 12 of the id if nothing is said.
+    pub fn hostname(mut self, name: impl Into<String>) -> Self {
+        self.hostname = Some(name.into());
+        self
+    }
+
+    /// One more mount, after those before it.
+    pub fn mount(mut self, mount: Mount) -> Self {
+        self.mounts.push(mount);
+        self
+    }
+
+    /// Whether the root can't be written. Mounts keep their own attributes, and /dev/shm stays writable.
+    pub fn read_only_rootfs(mut self, yes: bool) -> Self {
+        self.read_only_rootfs = yes;
+        self
+    }
+
+    /// The most memory, page cache included, all processes together: bytes, or a text as `256m`. No swap beyond it. Needs the memory
+    /// controller; an error if it can't be enforced.
+    pub fn memory(mut self, limit: impl Into<MemorySize>) -> Self {
+        self.memory = Some(limit.into());
+        self
+    }
+
+    /// The most CPU time a second, in processors: `1.5`. Needs the cpu controller.
+    pub fn cpus(mut self, cpus: f64) -> Self {
+        self.cpus = Some(cpus);
+        self
+    }
+
+    /// The most processes and threads at once, our init among them. Needs the pids controller.
+    pub fn pids(mut self, pids: u64) -> Self {
+        self.pids = Some(pids);
+        self
+    }
+
+    /// A resource limit of the processes: `"nofile=1024".parse()?`.
+    pub fn rlimit(mut self, limit: Rlimit) -> Self {
+        self.rlimits.push(limit);
+        self
+    }
+
+    /// One more capability than Docker's fourteen: `NET_ADMIN`, with or without `CAP_`, or `ALL`.
+    pub fn cap_add(mut self, capability: impl Into<String>) -> Self {
+        self.capabilities.push((true, capability.into()));
+        self
+    }
+
+    /// One capability less, or `ALL`. Whichever order they are named in, `ALL` is first.
+    pub fn cap_drop(mut self, capability: impl Into<String>) -> Self {
+        self.capabilities.push((false, capability.into()));
+        self
+    }
+
+    /// Whether PID 1 is our init, which reaps and forwards signals, or the command itself. If nothing is said: ours, unless the
+    /// command is an init (systemd, tini, s6's and others').
+    pub fn init(mut self, yes: bool) -> Self {
+        self.init = Some(yes);
+        self
+    }
+
+    /// Standard input. If nothing is said: /dev/null, or a pipe for [`spawn`](Self::spawn).
+    pub fn stdin(mut self, stdio: Stdio) -> Self {
+        self.stdin = Some(stdio);
+        self
+    }
+
+    /// Standard output. If nothing is said: collected by [`output`](Self::output), a pipe for [`spawn`](Self::spawn), inherited by
+    /// [`status`](Self::status), /dev/null for [`run`](Self::run).
+    pub fn stdout(mut self, stdio: Stdio) -> Self {
+        self.stdout = Some(stdio);
+        self
+    }
+
+    /// Standard error, likewise.
+    pub fn stderr(mut self, stdio: Stdio) -> Self {
+        self.stderr = Some(stdio);
+        self
+    }
+
+    /// Standard input is these bytes, for [`output`](Self::output) and [`status`](Self::status).
+    pub fn stdin_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin_bytes = Some(bytes.into().into());
+        self
+    }
+
+    /// The network; [`Network::none`] if nothing is said.
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// A label, for whoever lists containers.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Goes on without this limit where it can't be enforced. [`Container::waived`] tells.
+    pub fn best_effort(mut self, control: Control) -> Self {
+        self.best_effort.push(control);
+        self
+    }
+
+    /// Called with each step of a pull, from another thread: don't block in it.
+    pub fn on_progress(mut self, callback: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Arc::new(callback));
+        self
+    }
+
+    /// Runs it to its end, and answers when everything is taken back: all that it said, how it ended, what it used. Non-zero is no
+    /// error.
+    ///
+    /// Cancel-safe: dropping the future ends the container.
+    ///
+    /// # Errors
+    /// Where the container couldn't be started, or was lost, or couldn't be removed whole.
+    pub async fn output(self) -> Result<Output, Error> {
+        container::output(self).await
+    }
+
+    /// Runs it to its end as [`output`](Self::output) does, with this process's own standard output and error.
+    ///
+    /// # Errors
+    /// As [`output`](Self::output).
+    pub async fn status(self) -> Result<ExitStatus, Error> {
+        container::status(self).await
+    }
+
+    /// Starts it, with pipes for what isn't said otherwise, and answers when the command is executed.
+    ///
+    /// # Errors
+    /// Where it couldn't be started; what had been done is taken back by then.
+    pub async fn spawn(self) -> Result<Container, Error> {
+        container::start(self, &container::PIPED).await
+    }
+
+    /// Starts it, and answers when it is ready: running, and still running 20 ms later.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn); [`Error::NotReady`] for a command that has ended by then.
+    pub async fn run(self) -> Result<Container, Error> {
+        container::run(self).await
+    }
+}
+
+impl fmt::Debug for ContainerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values of variables are often secrets; their names tell enough.
+        let env: Vec<_> = self.env.iter().map(|(key, _)| key).collect();
+        f.debug_struct("ContainerBuilder")
+            .field("source", &self.source)
+            .field("entrypoint", &self.entrypoint)
+            .field("cmd", &self.cmd)
+            .field("args", &self.args)
+            .field("env", &env)
+            .field("workdir", &self.workdir)
+            .field("user", &self.user)
+            .field("hostname", &self.hostname)
+            .field("mounts", &self.mounts)
+            .field("read_only_rootfs", &self.read_only_rootfs)
+            .field("memory", &self.memory)
+            .field("cpus", &self.cpus)
+            .field("pids", &self.pids)
+            .field("rlimits", &self.rlimits)
+            .field("capabilities", &self.capabilities)
+            .field("network", &self.network)
+            .field("labels", &self.labels)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,271 @@
+//! A running container, and the verbs that run one to its end.
+
+use crate::background;
+use crate::builder::ContainerBuilder;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::exit::{ExitStatus, Output, Usage};
+use crate::lower::{self, Lowered};
+use crate::state::Description;
+use crate::stdio::{Collecting, ContainerStderr, ContainerStdin, ContainerStdout, Feeding, Stdio};
+use coracle_cgroups::{Enforced, Events, Refusal, Stat};
+use coracle_spawn::{Child, Ended, Record, Signal};
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// A container that runs. Dropping it ends it, unless it was detached.
+///
+/// `Send`, `Sync` and `'static`; every method takes `&self`; it belongs to no runtime. Its supervisor removes everything that was
+/// made for it, also when this process dies.
+#[derive(Debug)]
+#[must_use = "dropping a Container ends it"]
+pub struct Container {
+    child: Child,
+    id: String,
+    stop_signal: Signal,
+    enforced: Vec<Enforced>,
+    waived: Vec<Refusal>,
+    statistics: Vec<Stat>,
+    /// The input, if it is a pipe.
+    pub stdin: Option<ContainerStdin>,
+    /// The output, if it is a pipe.
+    pub stdout: Option<ContainerStdout>,
+    /// The error output, if it is a pipe.
+    pub stderr: Option<ContainerStderr>,
+}
+
+impl Container {
+    /// Its id: 16 hexadecimal digits.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The process id of its PID 1, as this process counts. For messages: by the time it is used it may be another's.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the command has ended. By many at once, and again later; cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn wait(&self) -> Result<ExitStatus, Error> {
+        let ended = poll_fn(|cx| self.child.poll_ended(cx)).await?;
+        Ok(self.verdict(&ended).0)
+    }
+
+    /// How the command ended, if it has.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn try_wait(&self) -> Result<Option<ExitStatus>, Error> {
+        Ok(self.child.try_wait()?.map(|ended| self.verdict(&ended).0))
+    }
+
+    /// What it used, once it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn usage(&self) -> Result<Option<Usage>, Error> {
+        Ok(self.child.try_wait()?.map(|ended| self.verdict(&ended).1))
+    }
+
+    /// Sends a signal to the command; SIGKILL to everything. One that has ended gets none, which is no error.
+    ///
+    /// # Errors
+    /// [`Error::Start`] where the supervisor can't be asked.
+    pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
+        Ok(self.child.signal(signal)?)
+    }
+
+    /// Ends everything at once. Doesn't wait for the end.
+    ///
+    /// # Errors
+    /// As [`signal`](Self::signal).
+    pub async fn kill(&self) -> Result<(), Error> {
+        Ok(self.child.kill()?)
+    }
+
+    /// Asks the command to end by the image's `StopSignal`, SIGTERM if it names none; ends everything after `grace`. Waits for the end.
+    ///
+    /// Cancel-safe: what was asked for happens all the same.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait) and [`signal`](Self::signal).
+    pub async fn stop(&self, grace: Duration) -> Result<ExitStatus, Error> {
+        self.child.stop(self.stop_signal, grace)?;
+        self.wait().await
+    }
+
+    /// Ends everything, and answers when all that was made for the container is taken back.
+    ///
+    /// # Errors
+    /// [`Error::NotRemoved`] with what is left; [`Error::Lost`].
+    pub async fn remove(&self) -> Result<(), Error> {
+        self.child.kill()?;
+        self.gone().await
+    }
+
+    /// Waits until everything is taken back, which the supervisor does by itself when the command has ended.
+    async fn gone(&self) -> Result<(), Error> {
+        let left = poll_fn(|cx| self.child.poll_gone(cx)).await?;
+        if left.is_empty() { Ok(()) } else { Err(Error::NotRemoved { left }) }
+    }
+
+    /// The limits that hold, and by what.
+    pub fn enforced(&self) -> &[Enforced] {
+        &self.enforced
+    }
+
+    /// The limits that were asked for as [best effort](ContainerBuilder::best_effort) and don't hold.
+    pub fn waived(&self) -> &[Refusal] {
+        &self.waived
+    }
+
+    /// Lets the container outlive this process, and answers with its id: [`Engine::attach`] takes it up again, from any process of
+    /// this user. Pipes that are still here close.
+    ///
+    /// # Errors
+    /// [`Error::Start`] where the run directory's path is too long for a socket; then it goes on as it was.
+    pub async fn detach(self) -> Result<String, Error> {
+        self.child.detach()?;
+        poll_fn(|cx| self.child.poll_detached(cx)).await?;
+        Ok(self.id.clone())
+    }
+
+    /// Takes up a detached container.
+    pub(crate) fn attach(record: &Record) -> Result<Self, Error> {
+        let child = Child::attach(&control_socket(&record.path))?;
+        let description: Option<Description> = serde_json::from_slice(&record.description).ok();
+        let stop_signal = description.and_then(|d| d.stop_signal?.parse().ok()).unwrap_or(Signal::TERM);
+        let id = record.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self {
+            child,
+            id,
+            stop_signal,
+            enforced: Vec::new(),
+            waived: Vec::new(),
+            statistics: Vec::new(),
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        })
+    }
+
+    fn verdict(&self, ended: &Ended) -> (ExitStatus, Usage) {
+        let raw: Vec<(Stat, &[u8])> =
+            self.statistics.iter().copied().zip(ended.files.iter().map(Vec::as_slice)).filter(|(_, raw)| !raw.is_empty()).collect();
+        let events = Events::from_raw(raw.iter().copied());
+        (ExitStatus::new(ended, &events), Usage::new(ended, &raw))
+    }
+}
+
+/// Where others speak to the supervisor of a detached container.
+pub(crate) fn control_socket(run: &Path) -> PathBuf {
+    run.join("control")
+}
+
+/// What standard streams are if nothing is said.
+pub(crate) struct Defaults {
+    pub(crate) stdin: fn() -> Stdio,
+    pub(crate) stdout: fn() -> Stdio,
+    pub(crate) stderr: fn() -> Stdio,
+}
+
+pub(crate) const PIPED: Defaults = Defaults { stdin: Stdio::piped, stdout: Stdio::piped, stderr: Stdio::piped };
+const COLLECTED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::piped, stderr: Stdio::piped };
+const INHERITED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit };
+const QUIET: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::null, stderr: Stdio::null };
+
+/// Starts a container.
+pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
+    // All that is wrong is known before the first effect, a directory for the engine among them.
+    let checked = lower::check(&builder)?;
+    let engine = match &builder.engine {
+        Some(engine) => engine.clone(),
+        None => Engine::shared()?,
+    };
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics } = lower::lower(&engine, &builder, checked, defaults).await?;
+    let mut child = spawn.start()?.await?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    Ok(Container {
+        child,
+        id,
+        stop_signal,
+        enforced,
+        waived,
+        statistics,
+        stdin: stdin.map(ContainerStdin),
+        stdout: stdout.map(ContainerStdout),
+        stderr: stderr.map(ContainerStderr),
+    })
+}
+
+/// Feeds, collects, and waits for the end of everything.
+async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Result<Output, Error> {
+    let input = builder.stdin_bytes.take();
+    if input.is_some() {
+        builder.stdin = Some(Stdio::piped());
+    }
+    let mut container = start(builder, defaults).await?;
+    let mut feeding = Feeding::new(container.stdin.take().map(|s| s.0), input.unwrap_or_else(|| Arc::from([])));
+    let mut stdout = Collecting::new(container.stdout.take().map(|s| s.0));
+    let mut stderr = Collecting::new(container.stderr.take().map(|s| s.0));
+    let mut gone = pin!(container.gone());
+    let mut is_gone = None;
+    poll_fn(|cx| {
+        let fed = feeding.poll(cx).is_ready();
+        let read = stdout.poll(cx).is_ready() & stderr.poll(cx).is_ready();
+        if is_gone.is_none()
+            && let Poll::Ready(result) = gone.as_mut().poll(cx)
+        {
+            is_gone = Some(result);
+        }
+        // With everything dead nobody reads the input, and what was written is in the pipes.
+        if is_gone.is_some() && read { Poll::Ready(fed) } else { Poll::Pending }
+    })
+    .await;
+    is_gone.unwrap_or(Ok(()))?;
+    let ended = container.child.try_wait()?.ok_or(Error::Lost)?;
+    let (status, usage) = container.verdict(&ended);
+    let (enforced, waived) = (container.enforced.clone(), container.waived.clone());
+    Ok(Output { status, stdout: stdout.into_bytes(), stderr: stderr.into_bytes(), usage, enforced, waived })
+}
+
+pub(crate) async fn output(builder: ContainerBuilder) -> Result<Output, Error> {
+    to_the_end(builder, &COLLECTED).await
+}
+
+pub(crate) async fn status(builder: ContainerBuilder) -> Result<ExitStatus, Error> {
+    Ok(to_the_end(builder, &INHERITED).await?.status)
+}
+
+/// How long a command has to run to count as running. A program that fails at once (a wrong flag, a missing file) does so sooner.
+const SETTLE: Duration = Duration::from_millis(20);
+
+pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
+    let container = start(builder, &QUIET).await?;
+    let settled = background::run("coracle-settle", || std::thread::sleep(SETTLE)).map_err(|source| Error::State {
+        attempted: "start a thread to wait for",
+        path: container.id.clone().into(),
+        source,
+    })?;
+    let mut settled = pin!(settled);
+    let ended = poll_fn(|cx| match container.child.poll_ended(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending => settled.as_mut().poll(cx).map(|()| None),
+    })
+    .await;
+    match ended {
+        None => Ok(container),
+        Some(ended) => {
+            let status = container.verdict(&*ended?).0;
+            container.gone().await?;
+            Err(Error::NotReady { status })
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One engine a process: where images and running containers are kept. Cheap to clone, shared by threads.
+//!
+//! ```text
+//!  ROOT/            0700; one user's
+//!    blobs/ images/ ingest/ leases/ version    coracle-image: the store
+//!    layers/                                   coracle-layers: unpacked, by diffID
+//!    run/ID/                                   a container: lock, record, upper/, work/, control
+//! ```
+
+use crate::container::Container;
+use crate::error::Error;
+use crate::state::{ContainerSummary, Description};
+use coracle_cgroups::Hierarchies;
+use coracle_image::{Digest, Platform, Store};
+use coracle_layers::{LayerStore, Options, Ownership};
+use coracle_spawn::{IdMap, Record};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Where images and running containers are kept, and what this host offers.
+///
+/// One a process is enough, and who names none gets one: below `CORACLE_ROOT`, else /var/lib/coracle for root, else
+/// `$XDG_DATA_HOME/coracle` or `~/.local/share/coracle`. Many processes may share a directory; users may not.
+#[derive(Debug, Clone)]
+pub struct Engine(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) runs: PathBuf,
+    pub(crate) cgroup_parent: Option<PathBuf>,
+    /// A plain user's.
+    pub(crate) id_map: Option<IdMap>,
+    pub(crate) hierarchies: Hierarchies,
+    images: OnceLock<(Store, LayerStore)>,
+    opening: Mutex<()>,
+}
+
+/// Chooses where an [`Engine`] keeps things.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct EngineBuilder {
+    root: Option<PathBuf>,
+    cgroup_parent: Option<PathBuf>,
+}
+
+static DEFAULT: Mutex<Option<Engine>> = Mutex::new(None);
+
+impl Engine {
+    /// Opens the default engine's directory.
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::open`].
+    pub fn open() -> Result<Self, Error> {
+        Self::builder().open()
+    }
+
+    /// An engine of one's own making.
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::default()
+    }
+
+    /// This process's default engine, opened when it is first asked for.
+    pub(crate) fn shared() -> Result<Self, Error> {
+        let mut shared = DEFAULT.lock().unwrap_or_else(|e| e.into_inner());
+        match &*shared {
+            Some(engine) => Ok(engine.clone()),
+            None => Ok(shared.insert(Self::open()?).clone()),
+        }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// The store of images and that of unpacked layers, opened when first needed.
+    pub(crate) fn images_store(&self) -> Result<&(Store, LayerStore), Error> {
+        let _one_at_a_time = self.0.opening.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(stores) = self.0.images.get() {
+            return Ok(stores);
+        }
+        let store = Store::open(&self.0.root)?;
+        let options = match &self.0.id_map {
+            None => Options::root(),
+            Some(map) if map.is_single() => Options::user(Ownership::Squash),
+            Some(_) => Options::user(Ownership::Defer),
+        };
+        // A user who gets sub-ids later needs other owners on disk: those layers are kept apart.
+        let directory = if options.ownership == Ownership::Squash { self.0.root.join("single") } else { self.0.root.clone() };
+        make_private(&directory)?;
+        let layers = LayerStore::open(&directory, options)?;
+        Ok(self.0.images.get_or_init(|| (store, layers)))
+    }
+
+    /// The images that are here.
+    ///
+    /// # Errors
+    /// [`Error::Image`].
+    pub fn images(&self) -> Result<Vec<ImageSummary>, Error> {
+        Ok(self.images_store()?.0.images()?.iter().map(ImageSummary::new).collect())
+    }
+
+    /// The containers that run below this directory, of this process and of others. What dead ones left is taken back first.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn containers(&self) -> Result<Vec<ContainerSummary>, Error> {
+        self.sweep()?;
+        let records = Record::list(&self.0.runs).map_err(|source| self.state("list", &self.0.runs, source))?;
+        let mut all: Vec<_> = records
+            .into_iter()
+            .filter(|record| record.alive)
+            .filter_map(|record| {
+                let description: Description = serde_json::from_slice(&record.description).ok()?;
+                Some(description.summary(record.path.file_name()?.to_str()?))
+            })
+            .collect();
+        all.sort_by(|a, b| (b.created, &a.id).cmp(&(a.created, &b.id)));
+        Ok(all)
+    }
+
+    /// Takes up a detached container by its id or the unambiguous beginning of it. Dropping this handle doesn't end it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`]; [`Error::Start`] where nobody answers, as for one that is attached to its owner.
+    pub fn attach(&self, id: &str) -> Result<Container, Error> {
+        let no_such = || Error::NoSuchContainer { id: id.to_owned() };
+        let records = Record::list(&self.0.runs).map_err(|source| self.state("list", &self.0.runs, source))?;
+        let named =
+            |r: &&Record| r.alive && r.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| !id.is_empty() && n.starts_with(id));
+        let mut found = records.iter().filter(named);
+        match (found.next(), found.next()) {
+            (Some(record), None) => Container::attach(record),
+            _ => Err(no_such()),
+        }
+    }
+
+    /// Takes back what containers left whose supervisors were killed; blocks until it is done.
+    pub(crate) fn sweep(&self) -> Result<(), Error> {
+        let (_, errors) = coracle_spawn::sweep(&self.0.runs).map_err(|source| self.state("read", &self.0.runs, source))?;
+        for error in errors {
+            tracing::warn!(%error, "something is left of a container whose supervisor was killed");
+        }
+        Ok(())
+    }
+
+    fn state(&self, attempted: &'static str, path: &Path, source: io::Error) -> Error {
+        Error::State { attempted, path: path.to_owned(), source }
+    }
+}
+
+impl EngineBuilder {
+    /// The directory for images and running containers. It must be able to hold overlays' upper directories: no overlayfs, no NFS.
+    pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
+        self.root = Some(root.into());
+        self
+    }
+
+    /// A cgroup that containers' cgroups are made in, as seen from the mount point of the hierarchies: `/ci/job-7`. It must be
+    /// there, and this user's.
+    pub fn cgroup_parent(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cgroup_parent = Some(path.into());
+        self
+    }
+
+    /// Makes the directory if it isn't there, looks at the host, and takes back what dead containers left. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn open(self) -> Result<Engine, Error> {
+        let root = match self.root {
+            Some(root) => std::path::absolute(&root).map_err(|source| Error::State { attempted: "use", path: root, source })?,
+            None => default_root()?,
+        };
+        let runs = root.join("run");
+        make_private(&root)?;
+        make_private(&runs)?;
+        let id_map = (!rustix::process::geteuid().is_root()).then(IdMap::for_current_user);
+        let hierarchies = Hierarchies::detect().unwrap_or_else(|error| {
+            tracing::debug!(%error, "no cgroups");
+            Hierarchies::detect_from("", "")
+        });
+        let images = OnceLock::new();
+        let inner = Inner { root, runs, cgroup_parent: self.cgroup_parent, id_map, hierarchies, images, opening: Mutex::new(()) };
+        let engine = Engine(Arc::new(inner));
+        engine.sweep()?;
+        Ok(engine)
+    }
+}
+
+fn make_private(path: &Path) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::State {
+        attempted: "make the directory",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn default_root() -> Result<PathBuf, Error> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(root) = variable("CORACLE_ROOT") {
+        return Ok(root);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/coracle".into());
+    }
+    let data = variable("XDG_DATA_HOME").filter(|p| p.is_absolute()).or_else(|| variable("HOME").map(|home| home.join(".local/share")));
+    data.map(|data| data.join("coracle")).ok_or_else(|| Error::State {
+        attempted: "find a directory for",
+        path: "images and containers".into(),
+        source: io::Error::new(io::ErrorKind::NotFound, "CORACLE_ROOT, XDG_DATA_HOME and HOME are all unset"),
+    })
+}
+
+/// An image that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageSummary {
+    /// What it was asked for by.
+    pub reference: String,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Bytes of its layers as they were fetched.
+    pub size: u64,
+    /// When it was made, as its makers wrote it (RFC 3339).
+    pub created: Option<String>,
+}
+
+impl ImageSummary {
+    pub(crate) fn new(image: &coracle_image::Image) -> Self {
+        Self {
+            reference: image.reference.familiar(),
+            digest: image.digest.clone(),
+            platform: image.platform.clone(),
+            size: image.layers.iter().map(|layer| layer.size).sum(),
+            created: image.config.created.clone(),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What can go wrong, as sentences; the remedy apart.
+
+use crate::exit::ExitStatus;
+use coracle_cgroups::Refusal;
+use coracle_spawn::{ExecFault, Left};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// One thing that is wrong with a description.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// What, as a sentence.
+    pub what: String,
+    /// What to do, where that is known.
+    pub remedy: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// What can go wrong.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The description can't be carried out. Nothing was done.
+    Description {
+        /// All that is wrong.
+        problems: Vec<Problem>,
+    },
+    /// Limits that were asked for and can't be enforced here. Nothing was done.
+    Limits {
+        /// Each of them, with its reason.
+        refused: Vec<Refusal>,
+    },
+    /// The image couldn't be had.
+    Image(coracle_image::Error),
+    /// A layer of an image couldn't be unpacked or put together.
+    Layers(coracle_layers::Error),
+    /// The container couldn't be started; what had been done was taken back.
+    Start(coracle_spawn::Error),
+    /// The command ended before it was ready.
+    NotReady {
+        /// How.
+        status: ExitStatus,
+    },
+    /// There is no such container.
+    NoSuchContainer {
+        /// What was asked for.
+        id: String,
+    },
+    /// The engine's own files.
+    State {
+        /// What was tried.
+        attempted: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The container is gone, but not all that was made for it.
+    NotRemoved {
+        /// What is left, and why.
+        left: Vec<Left>,
+    },
+    /// The supervisor was killed, and the container with it: how it ended isn't known.
+    Lost,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Description { problems } => join(f, problems),
+            Self::Limits { refused } => join(f, refused),
+            Self::Image(error) => error.fmt(f),
+            Self::Layers(error) => error.fmt(f),
+            Self::Start(error) => error.fmt(f),
+            Self::NotReady { status } => write!(f, "the command ended before it was ready: {status}"),
+            Self::NoSuchContainer { id } => write!(f, "no container {id} runs here"),
+            Self::State { attempted, path, source } => write!(f, "can't {attempted} {}: {source}", path.display()),
+            Self::NotRemoved { left } => {
+                write!(f, "the container is gone, but these couldn't be removed:")?;
+                left.iter().try_for_each(|left| write!(f, " {} ({})", left.path.display(), left.error))
+            }
+            Self::Lost => coracle_spawn::Error::Lost.fmt(f),
+        }
+    }
+}
+
+fn join(f: &mut fmt::Formatter<'_>, items: &[impl fmt::Display]) -> fmt::Result {
+    for (i, item) in items.iter().enumerate() {
+        write!(f, "{}{item}", if i == 0 { "" } else { "; " })?;
+    }
+    Ok(())
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Image(error) => error.source(),
+            Self::Layers(error) => error.source(),
+            Self::Start(error) => error.source(),
+            Self::State { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<coracle_image::Error> for Error {
+    fn from(error: coracle_image::Error) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl From<coracle_layers::Error> for Error {
+    fn from(error: coracle_layers::Error) -> Self {
+        Self::Layers(error)
+    }
+}
+
+impl From<coracle_spawn::Error> for Error {
+    fn from(error: coracle_spawn::Error) -> Self {
+        match error {
+            coracle_spawn::Error::Lost => Self::Lost,
+            coracle_spawn::Error::Invalid { problems } => {
+                Self::Description { problems: problems.into_iter().map(|what| Problem { what, remedy: None }).collect() }
+            }
+            error => Self::Start(error),
+        }
+    }
+}
+
+impl Error {
+    /// What to do about it, where that is known; one remedy a line where there are several.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Description { problems } => lines(problems.iter().filter_map(|p| p.remedy.clone())),
+            Self::Limits { refused } => {
+                let controls: Vec<_> = refused.iter().map(|r| format!(".best_effort(Control::{:?})", r.control)).collect();
+                let known = refused.iter().filter_map(Refusal::remedy);
+                lines(known.chain([format!("or go on without: {}", controls.concat())]))
+            }
+            Self::Image(error) => error.remedy(),
+            Self::Layers(error) => error.remedy(),
+            Self::Start(error) => error.remedy(),
+            Self::NotReady { .. } => Some("to run a command to its end and see what it said, use output() and not run()".into()),
+            Self::NoSuchContainer { .. } => Some("`coracle ps` lists those that run".into()),
+            Self::State { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT".into())
+            }
+            Self::State { .. } | Self::NotRemoved { .. } | Self::Lost => None,
+        }
+    }
+
+    /// What docker-run(1) would exit with: 127 for a command that isn't there, 126 for one that can't be executed, else 125.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Start(coracle_spawn::Error::Exec { fault, .. }) => match fault {
+                ExecFault::NotFound { .. } | ExecFault::MissingInterpreter { .. } => 127,
+                _ => 126,
+            },
+            _ => 125,
+        }
+    }
+}
+
+/// Several remedies, each once.
+fn lines(remedies: impl Iterator<Item = String>) -> Option<String> {
+    let mut all: Vec<String> = Vec::new();
+    for remedy in remedies {
+        if !all.contains(&remedy) {
+            all.push(remedy);
+        }
+    }
+    (!all.is_empty()).then(|| all.join("\n"))
+}

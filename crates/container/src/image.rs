@@ -1,0 +1,145 @@
+//! From the name of an image to directories that an overlay can stand on.
+
+use crate::background;
+use crate::engine::Engine;
+use crate::error::{Error, Problem};
+use coracle_image::{Image, LayerSink, OciLayout, Platform, Progress, Reference, Store};
+use coracle_layers::{LayerStore, read_ownership};
+use coracle_spawn::{OwnerChange, change_owners};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Told of each step of a pull.
+pub(crate) type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// An image whose layers are unpacked.
+pub(crate) struct Ready {
+    pub(crate) image: Image,
+    /// Topmost first.
+    pub(crate) lower: Vec<PathBuf>,
+    pub(crate) lease: coracle_image::Lease,
+}
+
+/// A name that can't be one.
+pub(crate) fn parse(reference: &str) -> Result<Reference, Problem> {
+    reference.parse().map_err(|error: coracle_image::ParseReferenceError| Problem { what: error.to_string(), remedy: error.remedy() })
+}
+
+/// The image by this name: from the store if it is there, else from its registry.
+pub(crate) async fn from_reference(engine: &Engine, reference: Reference, progress: Option<OnProgress>) -> Result<Ready, Error> {
+    let (store, layers) = engine.images_store()?;
+    let platform = Platform::host();
+    if let Some(image) = store.find(&reference, &platform)?
+        && store.is_unpacked(&image, layers)
+    {
+        return ready(engine, store, layers, image);
+    }
+    pull(engine, reference, platform, progress, false).await
+}
+
+/// Asks the registry, and brings in what is missing.
+#[cfg(feature = "registry")]
+pub(crate) async fn pull(
+    engine: &Engine,
+    reference: Reference,
+    platform: Platform,
+    progress: Option<OnProgress>,
+    always: bool,
+) -> Result<Ready, Error> {
+    let engine = engine.clone();
+    // Dropping the sender, with this future, stops the pull where it is.
+    let (keep, dropped) = tokio::sync::oneshot::channel::<()>();
+    let work = move || -> Result<Ready, Error> {
+        let (store, layers) = engine.images_store()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| Error::State {
+            attempted: "start a runtime to pull",
+            path: reference.to_string().into(),
+            source,
+        })?;
+        let mut puller = coracle_image::Puller::new().platform(platform);
+        if let Some(progress) = progress {
+            puller = puller.progress(move |event| progress(event));
+        }
+        let sink: Arc<dyn LayerSink> = Arc::new(layers.clone());
+        let image = runtime.block_on(async {
+            let pulled = async {
+                if always { puller.pull(store, &reference, sink).await } else { puller.pull_missing(store, &reference, sink).await }
+            };
+            let mut dropped = dropped;
+            tokio::select! {
+                pulled = pulled => Some(pulled),
+                _ = &mut dropped => None,
+            }
+        });
+        // Nobody waits for the answer where there is none.
+        let image = image.ok_or(Error::Lost)??;
+        layers.sync(&image.config.diff_ids)?;
+        ready(&engine, store, layers, image)
+    };
+    let work = background::run("coracle-pull", work).map_err(|source| Error::State {
+        attempted: "start a thread to pull into",
+        path: PathBuf::new(),
+        source,
+    })?;
+    let ready = work.await;
+    drop(keep);
+    ready
+}
+
+/// Without the feature `registry` there is nobody to ask.
+#[cfg(not(feature = "registry"))]
+pub(crate) async fn pull(_: &Engine, reference: Reference, _: Platform, _: Option<OnProgress>, _: bool) -> Result<Ready, Error> {
+    Err(Error::Description {
+        problems: vec![Problem {
+            what: format!("the image {reference} isn't here, and this program was built without the feature `registry`"),
+            remedy: Some("build it with the feature, or import the image from an OCI layout".into()),
+        }],
+    })
+}
+
+/// The image in an OCI layout.
+pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready, Error> {
+    let engine = engine.clone();
+    let work = move || {
+        let (store, layers) = engine.images_store()?;
+        let image = OciLayout::open(&path)?.import(store, layers)?;
+        layers.sync(&image.config.diff_ids)?;
+        ready(&engine, store, layers, image)
+    };
+    let work = background::run("coracle-import", work).map_err(|source| Error::State {
+        attempted: "start a thread to import into",
+        path: PathBuf::new(),
+        source,
+    })?;
+    work.await
+}
+
+/// Puts unpacked layers together.
+fn ready(engine: &Engine, store: &Store, layers: &LayerStore, image: Image) -> Result<Ready, Error> {
+    // Before looking: what is looked at now stays until the container is gone.
+    let lease = store.lease(&image)?;
+    let lower = layers.paths(&image.config.diff_ids)?;
+    if let Some(map) = engine.0.id_map.as_ref().filter(|map| !map.is_single()) {
+        for files in &lower {
+            if let Some(layer) = files.parent() {
+                give_owners(layer, files, map)?;
+            }
+        }
+    }
+    Ok(Ready { image, lower, lease })
+}
+
+/// Gives the files of a layer the owners that a plain user couldn't give them while unpacking. Once: a marker beside the layer tells.
+/// Two processes that do it at the same time do the same.
+fn give_owners(layer: &Path, files: &Path, map: &coracle_spawn::IdMap) -> Result<(), Error> {
+    let marker = layer.join("owned");
+    if marker.exists() {
+        return Ok(());
+    }
+    if let Some(deferred) = read_ownership(layer)? {
+        // A directory comes before what is in it; so that it can be entered until the last, the order is turned.
+        let changes: Vec<_> = deferred.owners.iter().rev().map(|o| OwnerChange::new(&o.path, o.uid, o.gid, Some(o.mode))).collect();
+        change_owners(files, &changes, map)?;
+    }
+    std::fs::write(&marker, []).map_err(|source| Error::State { attempted: "write", path: marker, source })
+}

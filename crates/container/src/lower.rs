@@ -1,0 +1,366 @@
+//! From a description to a plan: every problem first, then the steps.
+
+use crate::builder::{ContainerBuilder, Source};
+use crate::container::{Defaults, control_socket};
+use crate::engine::Engine;
+use crate::error::{Error, Problem};
+use crate::image::{self, Ready};
+use crate::mount;
+use crate::network;
+use crate::rootfs::{self, Lower};
+use crate::state::Description;
+use crate::stdio::Stdio;
+use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Owner, Placement, Refusal, Stat, Step, Version};
+use coracle_image::{ImageConfig, Reference};
+use coracle_spawn::seccomp::Filter;
+use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, Effect, Init, Mount, Namespaces, Signal, Spawn, Undo};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What was read out of a description's words.
+pub(crate) struct Checked {
+    reference: Option<Reference>,
+    limits: Limits,
+    capabilities: CapabilitySet,
+    mounts: Vec<Mount>,
+}
+
+/// A description as something that can be started.
+pub(crate) struct Lowered {
+    pub(crate) spawn: Spawn,
+    pub(crate) id: String,
+    pub(crate) stop_signal: Signal,
+    pub(crate) enforced: Vec<Enforced>,
+    pub(crate) waived: Vec<Refusal>,
+    pub(crate) statistics: Vec<Stat>,
+}
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Finds everything that is wrong with a description by itself. No effect, no privilege.
+pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
+    let mut problems = Vec::new();
+    let mut problem = |what: String, remedy: Option<&str>| problems.push(Problem { what, remedy: remedy.map(str::to_owned) });
+
+    let mut reference = None;
+    match &builder.source {
+        Source::Image(name) => match image::parse(name) {
+            Ok(parsed) => reference = Some(parsed),
+            Err(p) => problem(p.what, p.remedy.as_deref()),
+        },
+        Source::Rootfs(path) | Source::OciLayout(path) => {
+            if !path.is_dir() {
+                problem(format!("{} isn't a directory", path.display()), None);
+            }
+        }
+    }
+
+    let mut limits = Limits::new();
+    if let Some(memory) = &builder.memory {
+        match memory.bytes() {
+            Ok(bytes) => limits = limits.memory(bytes),
+            Err(error) => problem(format!("memory: {error}"), error.remedy().as_deref()),
+        }
+    }
+    if let Some(cpus) = builder.cpus {
+        limits = limits.cpus(cpus);
+    }
+    if let Some(pids) = builder.pids {
+        limits = limits.pids(pids);
+    }
+
+    let mut capabilities = CapabilitySet::docker_default();
+    let (all, named): (Vec<_>, Vec<_>) = builder.capabilities.iter().partition(|(_, name)| name.eq_ignore_ascii_case("ALL"));
+    for (add, _) in all {
+        capabilities = if *add { CapabilitySet::all() } else { CapabilitySet::empty() };
+    }
+    for (add, name) in named {
+        match name.parse::<Capability>() {
+            Ok(capability) if *add => capabilities = capabilities.with(capability),
+            Ok(capability) => capabilities = capabilities.without(capability),
+            Err(error) => problem(error.to_string(), None),
+        }
+    }
+
+    if let Some(name) = &builder.hostname {
+        let good = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        if !good {
+            problem(format!("{name:?} can't be a host name"), Some("1 to 64 letters, digits, hyphens and dots"));
+        }
+    }
+    for (key, _) in &builder.env {
+        if key.is_empty() || key.as_bytes().contains(&b'=') {
+            problem(format!("{key:?} can't be the name of a variable"), None);
+        }
+    }
+    if builder.workdir.as_ref().is_some_and(|d| !d.is_absolute()) {
+        problem(
+            format!("the working directory {:?} isn't absolute", builder.workdir.as_deref().unwrap_or(Path::new(""))),
+            Some("begin it with /"),
+        );
+    }
+    if builder.entrypoint.is_none() && builder.cmd.is_none() && builder.args.is_empty() && matches!(builder.source, Source::Rootfs(_)) {
+        problem("a root file system names no command".into(), Some("name one with cmd(..)"));
+    }
+
+    let mut mounts = Vec::new();
+    for m in &builder.mounts {
+        if !m.target.is_absolute() || m.target == Path::new("/") {
+            problem(format!("{} can't be the target of a mount", m.target.display()), Some("an absolute path below /"));
+        }
+        let lowered = match &m.kind {
+            mount::Kind::Bind { source } => match std::path::absolute(source).and_then(|path| path.symlink_metadata().map(|_| path)) {
+                Ok(path) => Mount::bind(path, &m.target),
+                Err(error) => {
+                    problem(format!("can't bind {}: {error}", source.display()), None);
+                    continue;
+                }
+            },
+            mount::Kind::Tmpfs { size, mode } => {
+                let mut options = vec![format!("mode={mode:o}")];
+                if let Some(size) = size {
+                    match coracle_cgroups::parse_memory(size) {
+                        Ok(bytes) => options.push(format!("size={bytes}")),
+                        Err(error) => problem(format!("the size of {}: {error}", m.target.display()), error.remedy().as_deref()),
+                    }
+                }
+                Mount::tmpfs(&m.target, options)
+            }
+        };
+        mounts.push(if m.read_only { lowered.read_only() } else { lowered });
+    }
+    if problems.is_empty() { Ok(Checked { reference, limits, capabilities, mounts }) } else { Err(Error::Description { problems }) }
+}
+
+/// Puts the whole plan together. The only effects are the image's: fetched and unpacked layers.
+pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: Checked, defaults: &Defaults) -> Result<Lowered, Error> {
+    let id = new_id();
+    let run = engine.0.runs.join(&id);
+
+    // Limits before images: nobody waits for a download to hear that there is no memory controller.
+    let owner = match &engine.0.cgroup_parent {
+        Some(parent) => Owner::current().below(parent),
+        None => Owner::current(),
+    };
+    let placement = Placement::decide(&engine.0.hierarchies, &owner, &checked.limits).best_effort(&builder.best_effort);
+    let cgroups = placement.plan(&id).map_err(|error| match error {
+        coracle_cgroups::Error::Refused(refused) => Error::Limits { refused },
+        error => Error::Description { problems: vec![Problem { what: error.to_string(), remedy: error.remedy() }] },
+    })?;
+
+    let (lower, config, lease, name) = match &builder.source {
+        Source::Rootfs(path) => {
+            let path = path.canonicalize().map_err(|source| Error::State { attempted: "find", path: path.clone(), source })?;
+            let lower = if path == Path::new("/") && engine.0.id_map.is_some() {
+                Lower::HostByDirectories
+            } else {
+                Lower::Layers(vec![path.clone()])
+            };
+            (lower, None, None, path.display().to_string())
+        }
+        Source::Image(name) => {
+            let reference = checked.reference.clone().ok_or(Error::Lost)?;
+            let Ready { image, lower, lease } = image::from_reference(engine, reference, builder.progress.clone()).await?;
+            (Lower::Layers(lower), Some(image.config), Some(lease), name.clone())
+        }
+        Source::OciLayout(path) => {
+            let Ready { image, lower, lease } = image::from_layout(engine, path.clone()).await?;
+            (Lower::Layers(lower), Some(image.config), Some(lease), path.display().to_string())
+        }
+    };
+
+    let words = command(builder, config.as_ref())?;
+    let stop_signal = config.as_ref().and_then(|c| c.stop_signal.as_deref()).and_then(|s| s.parse().ok()).unwrap_or(Signal::TERM);
+    let description = Description {
+        image: name,
+        command: words.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        owner: std::process::id(),
+        labels: builder.labels.clone(),
+        stop_signal: Some(stop_signal.number().to_string()),
+    };
+    let description = serde_json::to_vec(&description).unwrap_or_default();
+
+    let mut spawn = Spawn::new(&words[0]).args(&words[1..]);
+    spawn = spawn.effect(Effect::RunDirectory { parent: engine.0.runs.clone(), name: id.clone(), description });
+    spawn = spawn.listen(control_socket(&run));
+    if let Some(map) = &engine.0.id_map {
+        spawn = spawn.id_map(map.clone());
+    }
+    let host_network = builder.network.0 == network::Kind::Host;
+    spawn = spawn.namespaces(if host_network { Namespaces::all() - Namespaces::NETWORK } else { Namespaces::all() });
+    spawn = rootfs::add(spawn, lower, &run, engine.0.id_map.is_some())?;
+
+    let hostname = builder.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
+    spawn = spawn.mounts(Mount::standard());
+    spawn = spawn.mounts(network_files(host_network, &hostname));
+    if !host_network {
+        let loopback = coracle_netns::Batch::loopback_up();
+        spawn = spawn.netlink(loopback.bytes().to_vec(), loopback.len() as u32);
+        if engine.0.id_map.is_none() {
+            spawn = spawn.mounts([
+                Mount::sysctl("net.ipv4.ip_unprivileged_port_start", "0"),
+                Mount::sysctl("net.ipv4.ping_group_range", "0 2147483647"),
+            ]);
+        }
+    }
+    spawn = spawn.mounts(checked.mounts);
+    spawn = spawn.hostname(&hostname).read_only_root(builder.read_only_rootfs);
+
+    for (key, value) in environment(builder, config.as_ref(), &hostname) {
+        spawn = spawn.env(key, value);
+    }
+    let user = builder.user.clone().or_else(|| config.as_ref()?.user.clone().map(OsString::from)).unwrap_or_else(|| "0".into());
+    let workdir = builder.workdir.clone().or_else(|| config.as_ref()?.working_dir.clone().filter(|d| !d.is_empty()).map(PathBuf::from));
+    spawn = spawn.user(user).current_dir_made(workdir.unwrap_or_else(|| "/".into()));
+    spawn = spawn.capabilities(checked.capabilities).seccomp(Filter::docker_default(checked.capabilities.bits()));
+    for limit in &builder.rlimits {
+        spawn = spawn.rlimit(*limit);
+    }
+    let ours = builder.init.unwrap_or_else(|| !is_init(&words[0]));
+    spawn = spawn.init(if ours { Init::Ours } else { Init::Command });
+
+    let streams = [(&builder.stdin, defaults.stdin), (&builder.stdout, defaults.stdout), (&builder.stderr, defaults.stderr)];
+    let [stdin, stdout, stderr] =
+        streams.map(|(said, default): (&Option<Stdio>, fn() -> Stdio)| said.clone().unwrap_or_else(default).to_spawn());
+    let opened = |source| Error::State { attempted: "copy", path: "a standard stream".into(), source };
+    spawn = spawn.stdin(stdin.map_err(opened)?).stdout(stdout.map_err(opened)?).stderr(stderr.map_err(opened)?);
+
+    let statistics = cgroups.read_at_end.iter().map(|(stat, _)| *stat).collect();
+    let (enforced, waived) = (cgroups.enforced.clone(), cgroups.waived.clone());
+    spawn = add_cgroups(spawn, engine, cgroups);
+    if let Some(lease) = lease {
+        let path = lease.path().to_owned();
+        spawn = spawn.hold(lease.into_fd()).undo(Undo::RemoveTree(path));
+    }
+    // Last, because it holds the record of all the others.
+    spawn = spawn.undo(Undo::RemoveTree(run));
+    Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics })
+}
+
+/// 16 hexadecimal digits that nobody else has.
+fn new_id() -> String {
+    let mut bytes = [0u8; 8];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(_) => continue,
+        }
+    }
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Entrypoint and command, as docker-run(1) puts them together.
+fn command(builder: &ContainerBuilder, config: Option<&ImageConfig>) -> Result<Vec<OsString>, Error> {
+    let of_image = |words: fn(&ImageConfig) -> &Vec<String>| {
+        config.map(|c| words(c).iter().map(OsString::from).collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let mut words = builder.entrypoint.clone().unwrap_or_else(|| of_image(|c| &c.entrypoint));
+    match (&builder.cmd, &builder.entrypoint) {
+        (Some(cmd), _) => words.extend(cmd.iter().cloned()),
+        // An entrypoint of one's own doesn't know the image's arguments; arguments of one's own replace them.
+        (None, None) if builder.args.is_empty() || words.is_empty() => words.extend(of_image(|c| &c.cmd)),
+        _ => {}
+    }
+    words.extend(builder.args.iter().cloned());
+    if words.first().is_none_or(|program| program.is_empty()) {
+        let what = "neither the image nor the description names a command".into();
+        return Err(Error::Description { problems: vec![Problem { what, remedy: Some("name one with cmd(..)".into()) }] });
+    }
+    Ok(words)
+}
+
+fn environment(builder: &ContainerBuilder, config: Option<&ImageConfig>, hostname: &str) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<(OsString, OsString)> = Vec::new();
+    if !builder.env_clear {
+        env.push(("PATH".into(), PATH.into()));
+        env.push(("HOSTNAME".into(), hostname.into()));
+        // A line without `=` names nothing; Docker passes it over too.
+        for (key, value) in config.iter().flat_map(|c| &c.env).filter_map(|line| line.split_once('=')).filter(|(key, _)| !key.is_empty()) {
+            env.push((key.into(), value.into()));
+        }
+    }
+    env.extend(builder.env.iter().cloned());
+    env
+}
+
+/// Programs that want to be PID 1 themselves.
+fn is_init(program: &OsStr) -> bool {
+    let name = Path::new(program).file_name().unwrap_or_default();
+    let known = ["systemd", "tini", "tini-static", "dumb-init", "catatonit", "runit", "runit-init", "s6-svscan", "docker-init"];
+    program == OsStr::new("/init") || program == OsStr::new("/sbin/init") || known.iter().any(|k| name == *k)
+}
+
+/// /etc/hosts, /etc/hostname and /etc/resolv.conf.
+fn network_files(host_network: bool, hostname: &str) -> [Mount; 3] {
+    let of_host = |path: &str| std::fs::read(path).unwrap_or_default();
+    let (hosts, resolv) = if host_network {
+        (of_host("/etc/hosts"), of_host("/etc/resolv.conf"))
+    } else {
+        let hosts = format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
+        );
+        (hosts.into_bytes(), b"# This container has no network beyond itself.\n".to_vec())
+    };
+    [
+        Mount::file("/etc/hosts", hosts, 0o644),
+        Mount::file("/etc/hostname", format!("{hostname}\n"), 0o644),
+        Mount::file("/etc/resolv.conf", resolv, 0o644),
+    ]
+}
+
+/// The cgroups' plan as the supervisor's.
+fn add_cgroups(mut spawn: Spawn, engine: &Engine, plan: coracle_cgroups::Plan) -> Spawn {
+    for step in &plan.steps {
+        spawn = spawn.effect(match step {
+            Step::MakeDir(path) => Effect::MakeDirectory { path: path.clone(), mode: 0o755 },
+            Step::Write { path, value, if_missing, .. } => {
+                Effect::Write { path: path.clone(), value: value.clone().into_bytes(), optional: *if_missing == IfMissing::Skip }
+            }
+        });
+    }
+    if let Some(tree) = plan.into.as_ref().and_then(|main| main.parent()) {
+        spawn = spawn.undo(Undo::KillCgroup(tree.to_owned()));
+    }
+    for path in &plan.remove {
+        spawn = spawn.undo(Undo::RemoveCgroup(path.clone()));
+    }
+    for mount in cgroup_mounts(engine, &plan) {
+        spawn = spawn.mount(mount);
+    }
+    spawn.cgroup(CgroupPlacement {
+        into: plan.into,
+        join: plan.join,
+        kill: plan.kill,
+        read_at_end: plan.read_at_end.into_iter().map(|(_, path)| path).collect(),
+    })
+}
+
+/// What programs read their limits from.
+fn cgroup_mounts(engine: &Engine, plan: &coracle_cgroups::Plan) -> Vec<Mount> {
+    const AT: &str = "/sys/fs/cgroup";
+    if plan.into.is_some() && engine.0.hierarchies.version == Version::V2 {
+        return vec![Mount::cgroup2(AT)];
+    }
+    let mut controllers: Vec<&str> = plan
+        .enforced
+        .iter()
+        .filter_map(|enforced| match enforced.control {
+            Control::Memory | Control::Swap => Some("memory"),
+            Control::Cpu | Control::CpuWeight => Some("cpu"),
+            Control::Pids => Some("pids"),
+            Control::Cpuset => Some("cpuset"),
+            _ => None,
+        })
+        .collect();
+    controllers.dedup();
+    if controllers.is_empty() {
+        return Vec::new();
+    }
+    let mut mounts = vec![Mount::tmpfs(AT, ["mode=755", "size=4k"])];
+    mounts.extend(controllers.into_iter().map(|controller| Mount::cgroup_v1(controller, Path::new(AT).join(controller))));
+    mounts
+}

@@ -1,0 +1,88 @@
+//! From directories to a root: one overlay, or several where the kernel refuses one.
+
+use crate::error::Error;
+use coracle_spawn::{Attributes, Effect, Mount, Overlay, Root, Spawn};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What a root stands on.
+pub(crate) enum Lower {
+    /// Directories, topmost first.
+    Layers(Vec<PathBuf>),
+    /// This machine's own root, for a plain user. The kernel refuses it as a layer in a user namespace (it has mounts that were
+    /// locked when the namespace was made), but takes the directories in it one by one.
+    HostByDirectories,
+}
+
+/// What isn't taken over from the host's root: made anew, or nobody's business.
+const NOT_OF_THE_HOST: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/lost+found"];
+
+/// Adds a root over `lower` whose changes are kept in the run directory.
+pub(crate) fn add(mut spawn: Spawn, lower: Lower, run: &Path, userxattr: bool) -> Result<Spawn, Error> {
+    let (upper, work) = (run.join("upper"), run.join("work"));
+    let directory = |path: &Path| Effect::MakeDirectory { path: path.to_owned(), mode: 0o755 };
+    spawn = spawn.effect(directory(&upper)).effect(directory(&work));
+    // The files go with the container: whether they reached the disk is nobody's concern.
+    let overlay = |lower: Vec<PathBuf>| Overlay::new(lower).userxattr(userxattr).volatile(true);
+    match lower {
+        Lower::Layers(lower) => Ok(spawn.root(Root::overlay(overlay(lower).writable(upper, work)))),
+        Lower::HostByDirectories => {
+            let mut host =
+                Host { spawn: spawn.root(Root::Tmpfs { attributes: Attributes::NODEV }), upper, work, mounted: mount_points(), count: 0 };
+            host.take_over(Path::new("/")).map_err(|source| Error::State { attempted: "read", path: "/".into(), source })?;
+            Ok(host.spawn.mount(Mount::directory("/tmp", 0o1777)).mount(Mount::directory("/run", 0o755)))
+        }
+    }
+}
+
+/// The host's root being taken over directory by directory.
+struct Host {
+    spawn: Spawn,
+    upper: PathBuf,
+    work: PathBuf,
+    mounted: Vec<PathBuf>,
+    count: usize,
+}
+
+impl Host {
+    /// Takes over what is in a directory: a link as a link, a directory as an overlay, and one in which something is mounted by
+    /// what is in it.
+    fn take_over(&mut self, directory: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let path = entry.path();
+            let Ok(kind) = entry.file_type() else { continue };
+            let spawn = std::mem::replace(&mut self.spawn, Spawn::new(""));
+            self.spawn = if NOT_OF_THE_HOST.iter().any(|n| Path::new(n) == path) || self.mounted.contains(&path) {
+                spawn
+            } else if kind.is_symlink() {
+                match fs::read_link(&path) {
+                    Ok(contents) => spawn.mount(Mount::symlink(contents, &path)),
+                    Err(_) => spawn,
+                }
+            } else if kind.is_dir() && fs::read_dir(&path).is_ok() {
+                if self.mounted.iter().any(|m| m.starts_with(&path)) {
+                    self.spawn = spawn.mount(Mount::directory(&path, 0o755));
+                    self.take_over(&path)?;
+                    continue;
+                }
+                let (upper, work) = (self.upper.join(self.count.to_string()), self.work.join(self.count.to_string()));
+                self.count += 1;
+                let made = |path: &Path| Effect::MakeDirectory { path: path.to_owned(), mode: 0o755 };
+                let overlay = Overlay::new([&path]).userxattr(true).volatile(true).writable(&upper, &work);
+                spawn.effect(made(&upper)).effect(made(&work)).mount(Mount::overlay(overlay, &path))
+            } else {
+                spawn
+            };
+        }
+        Ok(())
+    }
+}
+
+/// Where something is mounted in this process's namespace.
+fn mount_points() -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| point.replace("\\040", " ").into());
+    points.filter(|point: &PathBuf| point != Path::new("/")).collect()
+}

@@ -1,0 +1,51 @@
+//! What lies beside a running container for other processes to read.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A container as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ContainerSummary {
+    /// Its id.
+    pub id: String,
+    /// What it was made from, as it was written.
+    pub image: String,
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// When it was started.
+    pub created: SystemTime,
+    /// The process that started it.
+    pub owner: u32,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The description in a run directory's record. Fields may be added; none changes its meaning.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Description {
+    pub(crate) image: String,
+    pub(crate) command: Vec<String>,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) owner: u32,
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The signal that asks the command to end.
+    #[serde(default)]
+    pub(crate) stop_signal: Option<String>,
+}
+
+impl Description {
+    pub(crate) fn summary(self, id: &str) -> ContainerSummary {
+        ContainerSummary {
+            id: id.to_owned(),
+            image: self.image,
+            command: self.command,
+            created: UNIX_EPOCH + Duration::from_secs(self.created),
+            owner: self.owner,
+            labels: self.labels,
+        }
+    }
+}
