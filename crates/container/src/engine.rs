@@ -9,9 +9,10 @@
 
 use crate::container::Container;
 use crate::error::Error;
+use crate::image;
 use crate::state::{ContainerSummary, Description};
 use coracle_cgroups::Hierarchies;
-use coracle_image::{Digest, Platform, Store};
+use coracle_image::{Digest, Platform, Progress, Store};
 use coracle_layers::{LayerStore, Options, Ownership};
 use coracle_spawn::{IdMap, Record};
 use std::fs::DirBuilder;
@@ -105,6 +106,19 @@ impl Engine {
     /// [`Error::Image`].
     pub fn images(&self) -> Result<Vec<ImageSummary>, Error> {
         Ok(self.images_store()?.0.images()?.iter().map(ImageSummary::new).collect())
+    }
+
+    /// Asks the registry for the image by this name, as docker-pull(1) takes it, and brings in what is missing; also where an older
+    /// one of that name is here. `on_progress` is called with each step, from another thread: don't block in it.
+    ///
+    /// Cancel-safe: dropping the future stops the pull; what has arrived stays for the next.
+    ///
+    /// # Errors
+    /// [`Error::Description`] for a name that can't be one; [`Error::Image`] and [`Error::Layers`].
+    pub async fn pull(&self, reference: &str, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> Result<ImageSummary, Error> {
+        let reference = image::parse(reference).map_err(|problem| Error::Description { problems: vec![problem] })?;
+        let ready = image::pull(self, reference, Platform::host(), Some(Arc::new(on_progress)), true).await?;
+        Ok(ImageSummary::new(&ready.image))
     }
 
     /// The containers that run below this directory, of this process and of others. What dead ones left is taken back first.
