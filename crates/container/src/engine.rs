@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) runs: PathBuf,
     pub(crate) cgroup_parent: Option<PathBuf>,
+    /// Whether this process's own cgroup may be rearranged.
+    pub(crate) make_room: bool,
     /// A plain user's.
     pub(crate) id_map: Option<IdMap>,
     pub(crate) hierarchies: Hierarchies,
@@ -46,6 +48,7 @@ pub(crate) struct Inner {
 pub struct EngineBuilder {
     root: Option<PathBuf>,
     cgroup_parent: Option<PathBuf>,
+    make_room: bool,
 }
 
 static DEFAULT: Mutex<Option<Engine>> = Mutex::new(None);
@@ -181,6 +184,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Lets the engine move **every** process of this process's own cgroup into a leaf of it (`owner.coracle`), where they stand in
+    /// the way of limits: cgroup v2 gives controllers only to the children of a cgroup that holds no process itself. That is so for
+    /// root in a container, and for a plain user in a scope of `systemd-run`. Once done, it stays.
+    pub fn make_room(mut self, yes: bool) -> Self {
+        self.make_room = yes;
+        self
+    }
+
     /// Makes the directory if it isn't there, looks at the host, and takes back what dead containers left. Blocks.
     ///
     /// # Errors
@@ -199,7 +210,16 @@ impl EngineBuilder {
             Hierarchies::detect_from("", "")
         });
         let images = OnceLock::new();
-        let inner = Inner { root, runs, cgroup_parent: self.cgroup_parent, id_map, hierarchies, images, opening: Mutex::new(()) };
+        let inner = Inner {
+            root,
+            runs,
+            cgroup_parent: self.cgroup_parent,
+            make_room: self.make_room,
+            id_map,
+            hierarchies,
+            images,
+            opening: Mutex::new(()),
+        };
         let engine = Engine(Arc::new(inner));
         engine.sweep()?;
         Ok(engine)

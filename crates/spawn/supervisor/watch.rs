@@ -150,7 +150,10 @@ impl Watch<'_> {
         for (index, procs) in self.plan.cgroup.join.iter().enumerate() {
             write_number(procs, pid).map_err(|errno| failure(stage::CGROUP, index, errno.into()))?;
         }
-        tell(ours);
+        // Only where it is waited for: a word that nobody reads makes the socket's end an error.
+        if self.plan.cgroup.into.is_some() || !self.plan.cgroup.join.is_empty() {
+            tell(ours);
+        }
         if self.plan.wall > 0 {
             self.deadlines[0].0 = now().saturating_add(self.plan.wall.saturating_mul(MILLISECOND));
         }
@@ -265,6 +268,8 @@ impl Watch<'_> {
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
                 Ok(Report::Never(..)) | Err(_) => {}
             },
+            // It ended before it had read all: told once, and what it said comes after.
+            Err(Errno::ECONNRESET) => {}
             Ok(_) | Err(_) => self.close_report(),
         }
     }
