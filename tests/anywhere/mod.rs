@@ -1,3 +1,9 @@
 //! Tests that pass for root and for a plain user alike.
 
+mod defaults;
+mod errors;
 mod fixtures;
+mod life;
+mod lifeline;
+mod limits;
+mod owner;
