@@ -9,12 +9,16 @@ use coracle::{Container, ContainerBuilder, Engine, Error, Mount};
 use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 /// Compares the whole of an error; nothing may be left of the attempt.
 #[track_caller]
 fn check(place: &Place, builder: ContainerBuilder, text: &str, remedy: Option<&str>, code: u8) {
     assert_eq!(fails(builder), (text.to_owned(), remedy.map(str::to_owned), code));
-    assert_eq!(place.left_now(), Vec::<String>::new());
+    // Its files are gone when the error comes; the supervisor itself may be on its way.
+    let files = place.left_now().into_iter().filter(|what| !what.starts_with("process ")).collect::<Vec<_>>();
+    assert_eq!(files, Vec::<String>::new());
+    assert_eq!(place.left_of("of none", Duration::from_secs(5)), Vec::<String>::new());
 }
 
 const BY_FULL_PATH: &str = "name the program by its full path in the image, or install it there";
@@ -24,7 +28,9 @@ const INTERPRETER: &str = "install the interpreter in the image, or name one tha
 #[test]
 fn a_command_that_isnt_there_says_where_it_was_looked_for() {
     need!(Busybox, UserNamespaces);
-    let place = Place::new();
+    let mut place = Place::new();
+    symlink("/bin/nowhere", place.rootfs().join("bin/dangling")).expect("a link can be made");
+    place.look_again();
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     for init in [true, false] {
         let text = format!("command not found: no-such (searched PATH {path})");
@@ -35,14 +41,13 @@ fn a_command_that_isnt_there_says_where_it_was_looked_for() {
     check(&place, place.container().cmd(["/no/such"]), "command not found: /no/such", Some(BY_FULL_PATH), 127);
     check(&place, place.container().cmd(["/bin/sh/x"]), "command not found: /bin/sh/x", Some(BY_FULL_PATH), 127);
     check(&place, place.container().cmd(["./here"]).workdir("/tmp"), "command not found: ./here", Some(BY_FULL_PATH), 127);
-    symlink("/bin/nowhere", place.rootfs().join("bin/dangling")).expect("a link can be made");
     check(&place, place.container().cmd(["/bin/dangling"]), "command not found: /bin/dangling", Some(BY_FULL_PATH), 127);
 }
 
 #[test]
 fn a_file_that_cannot_be_executed_says_so() {
     need!(Busybox, UserNamespaces);
-    let place = Place::new();
+    let mut place = Place::new();
     let file = |name: &str, mode: u32, bytes: &[u8]| {
         let path = place.rootfs().join("bin").join(name);
         std::fs::write(&path, bytes).expect("it can be written");
@@ -51,9 +56,7 @@ fn a_file_that_cannot_be_executed_says_so() {
     file("plain", 0o644, b"#!/bin/sh\n");
     file("garbage", 0o755, b"\x7fELF of nobody");
     file("foreign", 0o755, &foreign());
-    let mut place_again = place;
-    place_again.look_again();
-    let place = place_again;
+    place.look_again();
     check(&place, place.container().cmd(["/bin/plain"]), "/bin/plain is there but can't be executed", Some(CHMOD), 126);
     check(&place, place.container().cmd(["plain"]), "/bin/plain is there but can't be executed", Some(CHMOD), 126);
     check(&place, place.container().cmd(["garbage"]), "/bin/garbage is there but can't be executed", Some(CHMOD), 126);
@@ -160,7 +163,7 @@ fn everything_wrong_with_a_description_is_said_at_once_and_nothing_is_done() {
 #[test]
 fn a_bad_image_name_is_an_error_before_anything_is_asked() {
     let place = Place::empty();
-    for name in ["", "UPPER/case", "a b", "debian:", "debian@sha256:12", "../escape", "localhost:5000/../x", "a/", "/a", "debian:12/x y"] {
+    for name in ["", "busyBox", "a b", "debian:", "debian@sha256:12", "../escape", "localhost:5000/../x", "a/", "/a", "debian:12/x y"] {
         let error = block_on(Container::from_image(name).engine(place.engine()).output()).expect_err("it is no name");
         assert!(matches!(error, Error::Description { .. }), "{name:?}: {error}");
         assert_eq!(error.exit_code(), 125);
@@ -280,7 +283,7 @@ fn a_registry_that_isnt_there_says_so() {
     let place = Place::empty();
     let address = format!("127.0.0.1:{}", free_port());
     let (text, remedy, code) = image(&place, &format!("{address}/busybox"));
-    assert_eq!(text, format!("can't pull {address}/busybox: no connection to {address}: Connection refused (os error 111)"));
+    assert_eq!(text, format!("can't pull {address}/busybox:latest: no connection to {address}: connection refused"));
     let what_to_do = "check that the registry runs there, and the part of the image's name before its first slash";
     assert_eq!((remedy.as_deref(), code), (Some(what_to_do), 125));
     no_container(&place);
@@ -367,7 +370,7 @@ fn an_image_for_other_machines_says_which() {
     let (text, remedy, code) = image(&place, &registry.reference("multi:other"));
     let (address, wanted) = (registry.address(), crate::support::image::architecture());
     let wanted = if wanted == "arm64" { "linux/arm64/v8" } else { "linux/amd64" };
-    assert_eq!(text, format!("{address}/multi:other has no image for {wanted}; it has linux/s390x and linux/arm/v7"));
+    assert_eq!(text, format!("{address}/multi:other has no image for {wanted}; it has linux/arm/v7 and linux/s390x"));
     assert_eq!((remedy.as_deref(), code), (Some("choose an image that is there for this machine"), 125));
     no_container(&place);
 }

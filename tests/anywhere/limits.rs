@@ -47,7 +47,7 @@ fn a_fork_bomb_stays_in_its_container() {
     need!(Busybox, UserNamespaces, Delegation);
     let place = Place::new();
     // Bounded, in case nothing bounds it: seven generations, 128 processes.
-    let bomb = "b() { [ $1 -gt 0 ] && { b $(($1 - 1)) & b $(($1 - 1)) & }; sleep 1000; }; b 6";
+    let bomb = "b() { [ $1 -gt 0 ] && { b $(($1 - 1)) & b $(($1 - 1)) & }; sleep 1000; }; (b 6) & exec sleep 1000";
     let container = block_on(place.sh(bomb).pids(20).run()).expect("it runs");
     std::thread::sleep(Duration::from_millis(700));
     let processes = place.left_now().into_iter().filter(|what| what.starts_with("process")).count();

@@ -3,6 +3,7 @@
 mod defaults;
 mod errors;
 mod fixtures;
+mod image;
 mod life;
 mod lifeline;
 mod limits;

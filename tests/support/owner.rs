@@ -241,22 +241,21 @@ fn play(act: Act, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
         Act::EightThreads => {
             // The first start opens what stays open: the sealed program, the reactor's descriptors and its thread.
             lives(sh, 1);
-            let before = Myself::look();
+            let before = Myself::settled();
             std::thread::scope(|scope| {
                 for _ in 0..8 {
                     scope.spawn(|| lives(sh, 4));
                 }
             });
-            let mut after = Myself::look();
-            // A descriptor of the last supervisor may still be on its way out.
-            for _ in 0..500 {
+            let mut after = Myself::settled();
+            // A machine under load is slow to end what was let go.
+            for _ in 0..20 {
                 if after == before {
                     break;
                 }
-                std::thread::sleep(Duration::from_millis(10));
-                after = Myself::look();
+                after = Myself::settled();
             }
-            assert_eq!(before, after);
+            assert_eq!(before.differences(&after), Vec::<String>::new());
             ready("");
         }
         Act::Verdicts => {
@@ -322,6 +321,25 @@ struct Myself {
 }
 
 impl Myself {
+    /// What stays the same for half a second: a supervisor that has said its last word is on its way out, and so is its descriptor.
+    fn settled() -> Self {
+        let (mut seen, mut since) = (Self::look(), 0);
+        while since < 10 {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = Self::look();
+            since = if now == seen { since + 1 } else { 0 };
+            seen = now;
+        }
+        seen
+    }
+
+    fn differences(&self, other: &Self) -> Vec<String> {
+        let (this, other) = (format!("{self:#?}"), format!("{other:#?}"));
+        let (this, other): (Vec<&str>, Vec<&str>) = (this.lines().collect(), other.lines().collect());
+        let gone = this.iter().filter(|line| !other.contains(line)).map(|line| format!("before: {line}"));
+        gone.chain(other.iter().filter(|line| !this.contains(line)).map(|line| format!("after: {line}"))).collect()
+    }
+
     fn look() -> Self {
         const LINES: [&str; 13] = [
             "Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",

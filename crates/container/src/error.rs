@@ -144,6 +144,10 @@ impl Error {
                 let known = refused.iter().filter_map(Refusal::remedy);
                 lines(known.chain([format!("or go on without: {}", controls.concat())]))
             }
+            // The image crate's remedy names its own setter, which a container's description doesn't have.
+            Self::Image(coracle_image::Error::NoSuchPlatform { available, .. }) if !available.is_empty() => {
+                Some("choose an image that is there for this machine".into())
+            }
             Self::Image(error) => error.remedy(),
             Self::Layers(error) => error.remedy(),
             Self::Start(error) => error.remedy(),

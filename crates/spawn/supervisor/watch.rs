@@ -150,7 +150,10 @@ impl Watch<'_> {
         for (index, procs) in self.plan.cgroup.join.iter().enumerate() {
             write_number(procs, pid).map_err(|errno| failure(stage::CGROUP, index, errno.into()))?;
         }
-        tell(ours);
+        // Only where a step awaits it: a byte that nobody reads turns what the other end said last into ECONNRESET.
+        if self.plan.cgroup.into.is_some() || !self.plan.cgroup.join.is_empty() {
+            tell(ours);
+        }
         if self.plan.wall > 0 {
             self.deadlines[0].0 = now().saturating_add(self.plan.wall.saturating_mul(MILLISECOND));
         }
@@ -265,6 +268,8 @@ impl Watch<'_> {
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
                 Ok(Report::Never(..)) | Err(_) => {}
             },
+            // It left without reading what we told it; what it said is still to be read.
+            Err(Errno::ECONNRESET) => {}
             Ok(_) | Err(_) => self.close_report(),
         }
     }
