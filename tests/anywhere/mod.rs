@@ -1,3 +1,10 @@
 //! Tests that pass for root and for a plain user alike.
 
+mod defaults;
+mod errors;
 mod fixtures;
+mod image;
+mod life;
+mod lifeline;
+mod limits;
+mod owner;

@@ -21,16 +21,16 @@ impl Leftovers {
         Self { mark: mark.to_owned(), before: everything(mark) }
     }
 
-    /// What is new and doesn't go away within the given time.
+    /// What is new and doesn't go away within the given time. What comes only after the first look is another test's.
     pub(crate) fn after(&self, patience: Duration) -> Vec<String> {
         let deadline = Instant::now() + patience;
-        loop {
-            let news: Vec<String> = everything(&self.mark).difference(&self.before).cloned().collect();
-            if news.is_empty() || Instant::now() > deadline {
-                return news;
-            }
+        let mut news: BTreeSet<String> = everything(&self.mark).difference(&self.before).cloned().collect();
+        while !news.is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
+            let now = everything(&self.mark);
+            news.retain(|new| now.contains(new));
         }
+        news.into_iter().collect()
     }
 
     /// Fails the test where something is new and doesn't go away within ten seconds.

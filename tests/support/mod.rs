@@ -30,6 +30,8 @@
 pub(crate) mod image;
 pub(crate) mod leftovers;
 pub(crate) mod needs;
+pub(crate) mod owner;
+pub(crate) mod place;
 pub(crate) mod program;
 pub(crate) mod registry;
 pub(crate) mod rootfs;

@@ -17,7 +17,7 @@ use coracle_layers::{LayerStore, Options, Ownership};
 use coracle_spawn::{IdMap, Record};
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -226,12 +226,18 @@ impl EngineBuilder {
     }
 }
 
+/// Makes a directory for this user alone. One that is there and that others may write is refused, and not changed: it may be /tmp.
 fn make_private(path: &Path) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::State {
-        attempted: "make the directory",
-        path: path.to_owned(),
-        source,
-    })
+    let failed = |attempted| move |source| Error::State { attempted, path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("make the directory"))?;
+    let found = path.metadata().map_err(failed("look at"))?;
+    let (uid, mode) = (rustix::process::geteuid().as_raw(), found.mode() & 0o7777);
+    let why = match found.uid() {
+        owner if owner != uid => format!("it belongs to uid {owner}, and this process is uid {uid}"),
+        _ if mode & 0o022 != 0 => format!("others may write to it (mode {mode:o})"),
+        _ => return Ok(()),
+    };
+    Err(failed("use")(io::Error::new(io::ErrorKind::PermissionDenied, why)))
 }
 
 fn default_root() -> Result<PathBuf, Error> {

@@ -149,6 +149,10 @@ impl Error {
                 });
                 lines(known.chain([format!("or go on without: {}", controls.concat())]))
             }
+            // The image crate's remedy names its own setter, which a container's description doesn't have.
+            Self::Image(coracle_image::Error::NoSuchPlatform { available, .. }) if !available.is_empty() => {
+                Some("choose an image that is there for this machine".into())
+            }
             Self::Image(error) => error.remedy(),
             Self::Layers(error) => error.remedy(),
             Self::Start(coracle_spawn::Error::Step { step, errno: 22, .. }) if step.contains("overlay") => Some(

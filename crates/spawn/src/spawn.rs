@@ -631,6 +631,13 @@ impl Lowering {
             }
         }
         if spawn.read_only_root {
+            // Before it can't be made any more.
+            let made = spawn.directory.as_ref().filter(|(directory, made)| *made && directory.components().count() > 1);
+            if let Some((directory, _)) = made {
+                // Without a slash at its end: a name is made in a directory.
+                let target = self.path(&directory.components().collect::<PathBuf>());
+                self.steps.push(Step::MakeDirectory { target: &target, mode: 0o755 });
+            }
             self.steps.push(Step::ReadOnlyRoot {});
         }
         if rooted {

@@ -30,6 +30,9 @@ pub fn run(executable: Executable<'_>, supervisor: Fd) -> ! {
         Ok(f) => f,
         Err(errno) => give_up(supervisor, errno.into()),
     };
+    // The privileges are the command's by now, and the supervisor's descriptors are closed: there is nothing to hide. Before the
+    // command runs, because the first thing that it does may be to write to /proc/1/fd/1.
+    let _ = prctl::set_dumpable(true);
     let mut attempt = Attempt { executable, fault: None };
     let started = vfork(&mut attempt, |attempt| {
         attempt.fault = Some(attempt.executable.execute());
@@ -43,8 +46,6 @@ pub fn run(executable: Executable<'_>, supervisor: Fd) -> ! {
         give_up(supervisor, fault);
     }
     report::send(supervisor, &Report::Running { command: pid }, &[command]);
-    // The privileges are the command's by now, and the supervisor's descriptors are closed: there is nothing to hide.
-    let _ = prctl::set_dumpable(true);
 
     let mut fds = [PollFd { fd: signals.0, events: POLLIN, revents: 0 }, PollFd { fd: supervisor.0, events: 0, revents: 0 }];
     loop {
