@@ -69,7 +69,8 @@ fn a_second_run_makes_no_request() {
     need!(Registry, Busybox, UserNamespaces);
     let (mut place, registry) = (Place::empty(), Registry::with_busybox());
     let requests = |registry: &Registry| registry.log().lines().filter(|line| line.contains("/v2/")).count();
-    let container = |place: &Place| Container::from_image(registry.reference("busybox:latest")).engine(place.engine()).cmd(["echo", "runs"]);
+    let container =
+        |place: &Place| Container::from_image(registry.reference("busybox:latest")).engine(place.engine()).cmd(["echo", "runs"]);
     let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
     let told = Arc::clone(&seen);
     assert_eq!(said(container(&place).on_progress(move |event| told.lock().expect("no panic").push(event))), "runs\n");
@@ -97,7 +98,8 @@ fn ten_that_want_the_same_image_pull_it_once() {
     let (place, registry) = (Place::empty(), Registry::with_busybox());
     let threads: Vec<_> = (0..10)
         .map(|n: u32| {
-            let builder = Container::from_image(registry.reference("busybox:latest")).engine(place.engine()).cmd(["echo".to_owned(), n.to_string()]);
+            let builder =
+                Container::from_image(registry.reference("busybox:latest")).engine(place.engine()).cmd(["echo".to_owned(), n.to_string()]);
             std::thread::spawn(move || said(builder))
         })
         .collect();
