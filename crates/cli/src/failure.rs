@@ -105,7 +105,27 @@ fn fixes(remedy: Option<String>) -> Vec<String> {
         "choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT" => {
             "choose a directory of your own: --root DIR, or the variable CORACLE_ROOT".to_owned()
         }
-        line => line.replace("-- cargo test", "-- coracle run …"),
+        line => line.replace("-- cargo test", "-- coracle run …").replace("Engine::builder().root(..)", "--root DIR"),
     };
     remedy.iter().flat_map(|text| text.lines()).map(words).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_speak_of_flags_and_not_of_rust() {
+        let say = |text: &str| fixes(Some(text.to_owned()));
+        assert_eq!(say("name one with cmd(..)"), ["write the command behind the image or directory, or name it by --entrypoint"]);
+        assert_eq!(
+            say("one\nkeep it elsewhere: CORACLE_ROOT or Engine::builder().root(..)"),
+            ["one", "keep it elsewhere: CORACLE_ROOT or --root DIR"]
+        );
+        assert_eq!(
+            say("systemd-run --user --scope -p Delegate=yes -- cargo test"),
+            ["systemd-run --user --scope -p Delegate=yes -- coracle run …"]
+        );
+        assert_eq!(fixes(None), Vec::<String>::new());
+    }
 }

@@ -9,21 +9,21 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_coracle");
 
 /// Who runs the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum User {
+pub(crate) enum User {
     Me,
     /// uid 65534 without any privilege, and without sub-ids.
     Nobody,
 }
 
 /// A directory of one test's own.
-pub struct Scratch {
-    pub user: User,
+pub(crate) struct Scratch {
+    pub(crate) user: User,
     directory: tempfile::TempDir,
 }
 
 impl Scratch {
     /// None where the machine lacks what it needs, which is said.
-    pub fn new(user: User) -> Option<Self> {
+    pub(crate) fn new(user: User) -> Option<Self> {
         let Some(busybox) = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists()) else {
             println!("SKIP: busybox (apt-get install busybox-static)");
             return None;
@@ -54,16 +54,16 @@ impl Scratch {
         Some(scratch)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn rootfs(&self) -> String {
+    pub(crate) fn rootfs(&self) -> String {
         self.path("rootfs").display().to_string()
     }
 
     /// The program, with a store of its own.
-    pub fn coracle<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+    pub(crate) fn coracle<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = match self.user {
             User::Me => Command::new(self.path("coracle")),
             User::Nobody => {
@@ -80,7 +80,7 @@ impl Scratch {
     }
 
     /// `coracle run FLAGS --rootfs … COMMAND` to its end.
-    pub fn run(&self, flags: &[&str], command: &[&str]) -> Said {
+    pub(crate) fn run(&self, flags: &[&str], command: &[&str]) -> Said {
         let rootfs = self.rootfs();
         let root = ["--rootfs", &rootfs];
         let words = ["run"].iter().chain(flags).chain(&root).chain(command);
@@ -106,10 +106,10 @@ fn copy(from: &Path, to: &Path) {
 
 /// What a run of the program said.
 #[derive(Debug)]
-pub struct Said {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl From<io::Result<Output>> for Said {
@@ -123,13 +123,13 @@ impl From<io::Result<Output>> for Said {
 impl Said {
     /// That it was this, and nothing on standard error.
     #[track_caller]
-    pub fn is(&self, code: i32, stdout: &str) {
+    pub(crate) fn is(&self, code: i32, stdout: &str) {
         assert_eq!((self.code, &self.stdout[..], &self.stderr[..]), (Some(code), stdout, ""));
     }
 
     /// That it failed with this code, said nothing on standard output, and this on standard error, among other things.
     #[track_caller]
-    pub fn fails(&self, code: i32, parts: &[&str]) {
+    pub(crate) fn fails(&self, code: i32, parts: &[&str]) {
         assert_eq!((self.code, &self.stdout[..]), (Some(code), ""), "{}", self.stderr);
         for part in parts {
             assert!(self.stderr.contains(part), "no {part:?} in:\n{}", self.stderr);
@@ -138,7 +138,7 @@ impl Said {
 }
 
 /// A test for each user that can be had.
-pub fn as_each_user(test: impl Fn(&Scratch)) {
+pub(crate) fn as_each_user(test: impl Fn(&Scratch)) {
     let root = fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     let users = if root { &[User::Me, User::Nobody][..] } else { &[User::Me] };
     for user in users {
