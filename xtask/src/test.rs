@@ -198,7 +198,7 @@ fn deny() -> Result<Outcome> {
         Err(error) if in_ci() => return Err(error),
         Err(error) => return Ok(Outcome::Nothing(error)),
     };
-    // `advisories` reads a database from GitHub, which not every machine that tests this reaches; docs/ci.md has the job for it.
+    // `advisories` reads a database from GitHub, which not every machine that tests this reaches.
     Run::new(program).args(["--all-features", "--locked", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]).check()?;
     println!("   advisories were not checked: their database is not among what this machine needs to reach");
     Ok(Outcome::Passed)

@@ -30,6 +30,14 @@ pub(crate) fn add(mut spawn: Spawn, lower: Lower, run: &Path, userxattr: bool) -
     };
     let mode = top.map_or(0o755, |top| top.mode() & 0o7777);
     spawn = spawn.effect(Effect::MakeDirectory { path: upper.clone(), mode }).effect(directory(&work));
+    if let Lower::Layers(lower) = &lower {
+        // A plain user's container may not write into a directory of somebody else's, and has files to put into /etc. In the upper
+        // directory it is the user's own, over what is in the lower one.
+        let etc = lower.iter().find_map(|layer| fs::symlink_metadata(layer.join("etc")).ok());
+        if etc.is_some_and(|etc| userxattr && etc.is_dir() && etc.uid() != rustix::process::geteuid().as_raw()) {
+            spawn = spawn.effect(directory(&upper.join("etc")));
+        }
+    }
     // The files go with the container: whether they reached the disk is nobody's concern.
     let overlay = |lower: Vec<PathBuf>| Overlay::new(lower).userxattr(userxattr).volatile(true);
     match lower {

@@ -1,7 +1,7 @@
 //! What can go wrong, as sentences; the remedy apart.
 
 use crate::client::Failed;
-use crate::namespaces::why_no_user_namespaces;
+use crate::namespaces::{known_restriction, why_no_user_namespaces};
 use crate::plan::Plan;
 use crate::wire::{cause, stage};
 use std::fmt;
@@ -197,7 +197,7 @@ impl Error {
             Self::UnmappedId { .. } => {
                 Some("give your user sub-ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER (and install newuidmap: package uidmap)".into())
             }
-            Self::Step { errno: 1 | 13, user_namespace: true, .. } => why_no_user_namespaces().1,
+            Self::Step { errno: 1 | 13, user_namespace: true, .. } => known_restriction()?.1,
             Self::Step { errno: 1, user_namespace: false, .. } => Some("run as root, or give it an id map, which makes a user namespace".into()),
             Self::Supervisor { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("allow programs in memfds: sudo sysctl -w vm.memfd_noexec=0".into())

@@ -57,30 +57,39 @@ impl Sub for Namespaces {
     }
 }
 
-/// Why this host refuses user namespaces, and what to do: from the settings that are known to.
+/// Why this host refuses user namespaces, and what to do.
 pub(crate) fn why_no_user_namespaces() -> (String, Option<String>) {
+    known_restriction().unwrap_or_else(|| {
+        (
+            "the kernel or a system call filter (Docker's, Podman's) denies them".into(),
+            Some(
+                "inside another container, start that one with --security-opt seccomp=unconfined --security-opt apparmor=unconfined".into(),
+            ),
+        )
+    })
+}
+
+/// What a setting of this host says against user namespaces.
+pub(crate) fn known_restriction() -> Option<(String, Option<String>)> {
     let setting = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_owned()).ok();
     if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-        return (
+        return Some((
             "AppArmor restricts them to programs with a profile (kernel.apparmor_restrict_unprivileged_userns = 1, the default of Ubuntu since 23.10)"
                 .into(),
             Some("sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".into()),
-        );
+        ));
     }
     if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        return (
+        return Some((
             "they are switched off for plain users (kernel.unprivileged_userns_clone = 0)".into(),
             Some("sudo sysctl -w kernel.unprivileged_userns_clone=1".into()),
-        );
+        ));
     }
     if setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
-        return (
+        return Some((
             "their number is limited to none (user.max_user_namespaces = 0)".into(),
             Some("sudo sysctl -w user.max_user_namespaces=15000".into()),
-        );
+        ));
     }
-    (
-        "the kernel or a system call filter (Docker's, Podman's) denies them".into(),
-        Some("inside another container, start that one with --security-opt seccomp=unconfined --security-opt apparmor=unconfined".into()),
-    )
+    None
 }
