@@ -8,3 +8,4 @@ mod life;
 mod lifeline;
 mod limits;
 mod owner;
+mod soak;

@@ -1,0 +1,87 @@
+//! Long tests, for `cargo xtask soak`: figures that a promise names, over hundreds of lives.
+
+use crate::support::need;
+use crate::support::owner::{Act, Owner};
+use crate::support::place::{Place, block_on};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Whether a process is there and no zombie.
+fn lives(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+fn percentiles(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    format!("p50 {:.1?}, p90 {:.1?}, p99 {:.1?}, worst {:.1?} of {}", at(0.5), at(0.9), at(0.99), at(1.0), times.len())
+}
+
+/// From an owner's SIGKILL to the death of its container, and to the removal of all that was made for it.
+fn deaths(count: usize) -> (Vec<Duration>, Vec<Duration>) {
+    let place = Place::new();
+    let (mut dead, mut clean) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let (mut owner, words) = Owner::start(Act::Hold, place.path());
+        let (pid, id) = words.split_once(' ').expect("a process and an id");
+        let run = place.path().join("engine/run").join(id);
+        assert!(lives(pid) && run.exists());
+        let killed = Instant::now();
+        owner.kill();
+        while lives(pid) {
+            assert!(killed.elapsed() < Duration::from_secs(30), "PID 1 outlives its owner");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        dead.push(killed.elapsed());
+        // The last thing that its supervisor removes.
+        while run.exists() {
+            assert!(killed.elapsed() < Duration::from_secs(30), "{} is left", run.display());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        clean.push(killed.elapsed());
+    }
+    (dead, clean)
+}
+
+#[test]
+#[ignore = "soak: two hundred owners are killed, idle and under load"]
+fn a_container_dies_within_100_ms_of_its_owner_and_within_1_s_under_load() {
+    need!(Busybox, UserNamespaces);
+    let (dead, clean) = deaths(200);
+    let p99 = |times: &[Duration]| {
+        let mut times = times.to_vec();
+        times.sort();
+        times[(times.len() - 1) * 99 / 100]
+    };
+    println!("RESULT: idle: from the owner's SIGKILL to the container's death: {}", percentiles(dead.clone()));
+    println!("RESULT: idle: from the owner's SIGKILL to everything removed: {}", percentiles(clean));
+    assert!(p99(&dead) <= Duration::from_millis(100));
+
+    let burners = std::thread::available_parallelism().map_or(2, usize::from) * 2;
+    let mut load: Vec<_> = (0..burners)
+        .map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn().expect("sh runs"))
+        .collect();
+    let (dead, clean) = deaths(200);
+    for burner in &mut load {
+        burner.kill().and_then(|()| burner.wait()).expect("it was ours");
+    }
+    println!("RESULT: {burners} busy processes: to the container's death: {}", percentiles(dead.clone()));
+    println!("RESULT: {burners} busy processes: to everything removed: {}", percentiles(clean));
+    assert!(p99(&dead) <= Duration::from_secs(1));
+}
+
+#[test]
+#[ignore = "soak: three thousand lives in a row"]
+fn three_thousand_lives_leave_nothing() {
+    need!(Busybox, UserNamespaces);
+    let place = Place::new();
+    let begun = Instant::now();
+    for life in 0..3000 {
+        let code = life % 256;
+        let out = block_on(place.sh(&format!("exit {code}")).output()).expect("it runs");
+        assert_eq!(out.status.code(), Some(code));
+    }
+    println!("RESULT: 3000 lives one after the other: {:.2?} each", begun.elapsed() / 3000);
+    place.assert_clean();
+}
