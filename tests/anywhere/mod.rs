@@ -1,0 +1,3 @@
+//! Tests that pass for root and for a plain user alike.
+
+mod fixtures;

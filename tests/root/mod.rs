@@ -1,0 +1,3 @@
+//! Tests of what only root can do. Each begins with `need!(Root);`.
+
+mod fixtures;

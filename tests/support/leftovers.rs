@@ -1,0 +1,117 @@
+//! Looks for what a test left on the machine: processes, mounts, cgroups, links, files.
+//!
+//! Tests run side by side, so a plain "what is new?" would blame one for another's container. Processes and mounts are known by a
+//! mark, the path of the test's own directory, which stands in their command line, environment, descriptors, root or mount table.
+//! Cgroups and links have no such mark: for them the look waits until what is new has gone.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What stood on the machine before.
+#[must_use = "it compares when it is asked to"]
+pub(crate) struct Leftovers {
+    mark: PathBuf,
+    before: BTreeSet<String>,
+}
+
+impl Leftovers {
+    /// Remembers what is there. `mark` is the test's own directory, as made by [`super::directory`].
+    pub(crate) fn watch(mark: &Path) -> Self {
+        Self { mark: mark.to_owned(), before: everything(mark) }
+    }
+
+    /// What is new and doesn't go away within the given time.
+    pub(crate) fn after(&self, patience: Duration) -> Vec<String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let news: Vec<String> = everything(&self.mark).difference(&self.before).cloned().collect();
+            if news.is_empty() || Instant::now() > deadline {
+                return news;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Fails the test where something is new and doesn't go away within ten seconds.
+    #[track_caller]
+    pub(crate) fn assert_none(&self) {
+        let news = self.after(Duration::from_secs(10));
+        assert!(news.is_empty(), "left behind:\n  {}", news.join("\n  "));
+    }
+}
+
+fn everything(mark: &Path) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    processes(mark, &mut seen);
+    mounts(Path::new("/proc/self/mountinfo"), mark, "", &mut seen);
+    for name in names(Path::new("/sys/class/net")) {
+        seen.insert(format!("link {name}"));
+    }
+    cgroups(Path::new("/sys/fs/cgroup"), &mut seen);
+    files(mark, &mut seen);
+    seen
+}
+
+/// Processes that name the mark anywhere. Those of others can't be looked into by a plain user, and aren't ours then.
+fn processes(mark: &Path, seen: &mut BTreeSet<String>) {
+    let me = std::process::id().to_string();
+    let text = mark.to_string_lossy();
+    for pid in names(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) {
+        if pid == me {
+            continue;
+        }
+        let process = Path::new("/proc").join(&pid);
+        let contains = |file: &str| {
+            let bytes = std::fs::read(process.join(file)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).contains(&*text)
+        };
+        let leads = |link: &Path| std::fs::read_link(link).is_ok_and(|target| target.starts_with(mark));
+        let descriptor = || names(&process.join("fd")).into_iter().any(|fd| leads(&process.join("fd").join(fd)));
+        let ours = contains("cmdline")
+            || contains("environ")
+            || leads(&process.join("cwd"))
+            || leads(&process.join("root"))
+            || leads(&process.join("exe"))
+            || contains("mountinfo")
+            || descriptor();
+        if ours {
+            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            // A zombie has neither descriptors nor mounts; it was found by none of the above.
+            seen.insert(format!("process {pid} {}", name.trim()));
+        }
+    }
+}
+
+fn mounts(table: &Path, mark: &Path, whose: &str, seen: &mut BTreeSet<String>) {
+    let text = mark.to_string_lossy();
+    for line in std::fs::read_to_string(table).unwrap_or_default().lines().filter(|line| line.contains(&*text)) {
+        seen.insert(format!("mount {}{whose}", line.split(' ').nth(4).unwrap_or_default()));
+    }
+}
+
+fn cgroups(directory: &Path, seen: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let path = entry.path();
+            if path.to_string_lossy().contains("coracle-") {
+                seen.insert(format!("cgroup {}", path.display()));
+            }
+            cgroups(&path, seen);
+        }
+    }
+}
+
+fn files(directory: &Path, seen: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        seen.insert(format!("file {}", entry.path().display()));
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            files(&entry.path(), seen);
+        }
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}

@@ -1,0 +1,3 @@
+//! Tests of what a plain user gets, or is refused. Each begins with `need!(PlainUser);`.
+
+mod tier;

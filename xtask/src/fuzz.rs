@@ -1,0 +1,64 @@
+//! The step `fuzz`: each target of `fuzz/` for a minute, beginning with the corpus that the tree keeps.
+
+use crate::process::Run;
+use crate::test::Outcome;
+use crate::{Result, metadata, tools};
+use std::path::Path;
+use std::time::Duration;
+
+/// Seconds for each target in CI.
+const SECONDS: u32 = 60;
+
+/// Runs all targets; inputs that are new stay in target/fuzz-corpus, where a person picks what is worth keeping.
+pub(crate) fn step() -> Result<Outcome> {
+    run_all(SECONDS)
+}
+
+pub(crate) fn run_all(seconds: u32) -> Result<Outcome> {
+    let fuzz = metadata::root().join("fuzz");
+    if !fuzz.join("Cargo.toml").is_file() {
+        return Ok(Outcome::Nothing(String::from("there is no fuzz/ yet")));
+    }
+    tools::cargo_fuzz()?;
+    let targets = Run::new("cargo").args(["+nightly", "fuzz", "list"]).quiet().output()?;
+    let targets: Vec<&str> = targets.split_whitespace().collect();
+    if targets.is_empty() {
+        return Err(String::from("fuzz/ has no targets: give it one, or remove it"));
+    }
+    let path = tools::path();
+    Run::new("cargo").args(["+nightly", "fuzz", "build"]).env("PATH", &path).check()?;
+    // One core each: two at a time is what the smallest machine has.
+    let mut failures = Vec::new();
+    for pair in targets.chunks(2) {
+        let results: Vec<Result> = std::thread::scope(|scope| {
+            let running: Vec<_> = pair.iter().map(|target| scope.spawn(|| run_one(&fuzz, target, seconds, &path))).collect();
+            running.into_iter().map(|run| run.join().unwrap_or_else(|_| Err(String::from("a fuzz run panicked")))).collect()
+        });
+        failures.extend(results.into_iter().filter_map(Result::err));
+    }
+    if failures.is_empty() { Ok(Outcome::Passed) } else { Err(failures.join("\n")) }
+}
+
+fn run_one(fuzz: &Path, target: &str, seconds: u32, path: &str) -> Result {
+    let found = metadata::target().join("fuzz-corpus").join(target);
+    std::fs::create_dir_all(&found).map_err(|error| format!("can't make {}: {error}", found.display()))?;
+    let mut run = Run::new("cargo").args(["+nightly", "fuzz", "run", target]).arg(&found);
+    let kept = fuzz.join("corpus").join(target);
+    if kept.is_dir() {
+        run = run.arg(kept);
+    }
+    let log = metadata::target().join("xtask/logs").join(format!("fuzz-{target}.log"));
+    let logged = run
+        .args(["--", &format!("-max_total_time={seconds}"), "-rss_limit_mb=4096", "-timeout=10", "-print_final_stats=1"])
+        .env("PATH", path)
+        .limit(Duration::from_secs(u64::from(seconds) + 300))
+        .logged(&log)?;
+    if logged.success {
+        let executed = logged.text.lines().rev().find(|line| line.contains("number_of_executed_units")).unwrap_or_default();
+        println!("   {target}: nothing found; {executed}");
+        return Ok(());
+    }
+    let tail: Vec<&str> = logged.text.lines().rev().take(60).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Err(format!("fuzz target {target}: {}; {}\n{}", logged.ending, log.display(), tail.join("\n")))
+}
