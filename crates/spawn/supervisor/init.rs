@@ -9,7 +9,7 @@ use crate::execute::Executable;
 use crate::failure::{Failure, Fault};
 use crate::report;
 use crate::system_call::{
-    Errno, Fd, POLLIN, PollFd, exit, pidfd_send_signal, poll, prctl, read, set_signal_mask, signalfd, vfork, wait_any,
+    Errno, Fd, POLLIN, PollFd, exit, now, pidfd_send_signal, poll, prctl, read, release_memory, set_signal_mask, signalfd, vfork, wait_any,
 };
 use crate::wire::{Report, stage};
 
@@ -42,7 +42,9 @@ pub fn run(executable: Executable<'_>, supervisor: Fd) -> ! {
     if let Some(fault) = attempt.fault {
         give_up(supervisor, fault);
     }
-    report::send(supervisor, &Report::Running { command: pid }, &[command]);
+    report::send(supervisor, &Report::Running { command: pid, at: now() }, &[command]);
+    // The setting up needed far more memory than the waiting does.
+    release_memory();
     // The privileges are the command's by now, and the supervisor's descriptors are closed: there is nothing to hide.
     let _ = prctl::set_dumpable(true);
 
