@@ -181,15 +181,20 @@ const COLLECTED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::piped,
 const INHERITED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit };
 const QUIET: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::null, stderr: Stdio::null };
 
-/// Starts a container.
-pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
+/// A container as a plan.
+async fn plan(builder: &ContainerBuilder, defaults: &Defaults) -> Result<Lowered, Error> {
     // All that is wrong is known before the first effect, a directory for the engine among them.
-    let checked = lower::check(&builder)?;
+    let checked = lower::check(builder)?;
     let engine = match &builder.engine {
         Some(engine) => engine.clone(),
         None => Engine::shared()?,
     };
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics } = lower::lower(&engine, &builder, checked, defaults).await?;
+    lower::lower(&engine, builder, checked, defaults).await
+}
+
+/// Starts a container.
+pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics } = plan(&builder, defaults).await?;
     let mut child = spawn.start()?.await?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     Ok(Container {
@@ -211,25 +216,34 @@ async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Resul
     if input.is_some() {
         builder.stdin = Some(Stdio::piped());
     }
-    let mut container = start(builder, defaults).await?;
-    let mut feeding = Feeding::new(container.stdin.take().map(|s| s.0), input.unwrap_or_else(|| Arc::from([])));
-    let mut stdout = Collecting::new(container.stdout.take().map(|s| s.0));
-    let mut stderr = Collecting::new(container.stderr.take().map(|s| s.0));
-    let mut gone = pin!(container.gone());
-    let mut is_gone = None;
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics } = plan(&builder, defaults).await?;
+    // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
+    let mut starting = spawn.told_at_end(true).start()?;
+    let (stdin, stdout, stderr) = starting.take_pipes();
+    let mut feeding = Feeding::new(stdin, input.unwrap_or_else(|| Arc::from([])));
+    let (mut stdout, mut stderr) = (Collecting::new(stdout), Collecting::new(stderr));
+    let mut starting = pin!(starting);
+    let mut started = None;
     poll_fn(|cx| {
-        let fed = feeding.poll(cx).is_ready();
+        let _ = feeding.poll(cx);
         let read = stdout.poll(cx).is_ready() & stderr.poll(cx).is_ready();
-        if is_gone.is_none()
-            && let Poll::Ready(result) = gone.as_mut().poll(cx)
+        if started.is_none()
+            && let Poll::Ready(result) = starting.as_mut().poll(cx)
         {
-            is_gone = Some(result);
+            started = Some(result);
         }
-        // With everything dead nobody reads the input, and what was written is in the pipes.
-        if is_gone.is_some() && read { Poll::Ready(fed) } else { Poll::Pending }
+        match &started {
+            // What couldn't be started says nothing more.
+            Some(Err(_)) => Poll::Ready(()),
+            // With everything dead nobody reads the input, and what was written is in the pipes.
+            Some(Ok(child)) if child.poll_gone(cx).is_ready() && read => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
     })
     .await;
-    is_gone.unwrap_or(Ok(()))?;
+    let child = started.ok_or(Error::Lost)??;
+    let container = Container { child, id, stop_signal, enforced, waived, statistics, stdin: None, stdout: None, stderr: None };
+    container.gone().await?;
     let ended = container.child.try_wait()?.ok_or(Error::Lost)?;
     let (status, usage) = container.verdict(&ended);
     let (enforced, waived) = (container.enforced.clone(), container.waived.clone());

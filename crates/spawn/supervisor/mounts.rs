@@ -12,6 +12,7 @@ use crate::system_call::{
 };
 use crate::text::Buffer;
 use crate::wire::{List, cause, create};
+use core::cell::Cell;
 use core::ffi::CStr;
 
 type Result<T> = core::result::Result<T, Fault>;
@@ -29,6 +30,10 @@ pub struct Mounts {
     root: Fd,
     /// A tmpfs of the container's to bind small things from.
     cache: Option<Fd>,
+    /// The container's /dev, as long as nobody else's mount may lie over it.
+    devices: Cell<Option<Fd>>,
+    /// The host's /dev/null, once it was checked.
+    null: Cell<Option<Fd>>,
     /// Files made in the cache so far: their names.
     files: u32,
 }
@@ -45,7 +50,13 @@ pub struct Overlay<'a> {
 
 impl Mounts {
     pub fn new() -> Result<Self> {
-        Ok(Self { root: openat2(AT_FDCWD, c"/", open::PATH | open::DIRECTORY, 0, 0)?, cache: None, files: 0 })
+        Ok(Self {
+            root: openat2(AT_FDCWD, c"/", open::PATH | open::DIRECTORY, 0, 0)?,
+            cache: None,
+            devices: Cell::new(None),
+            null: Cell::new(None),
+            files: 0,
+        })
     }
 
     pub fn root(&self) -> Fd {
@@ -84,6 +95,12 @@ impl Mounts {
 
     fn make(&self, path: &CStr, scope: u64, make: u8) -> Result<Fd> {
         let bytes = path.to_bytes();
+        // Most often the last name alone is missing.
+        if let Ok((at, name)) = self.parent_that_is_there(path, scope) {
+            let made = make_here(at, name, make);
+            close(at);
+            return made;
+        }
         let mut at = openat2(self.root, c".", open::PATH | open::DIRECTORY, 0, 0)?;
         let mut prefix = Buffer::<4097>::new();
         let mut components = bytes.split(|&b| b == b'/').filter(|c| !c.is_empty()).peekable();
@@ -96,15 +113,7 @@ impl Mounts {
             let last = components.peek().is_none();
             // By the whole prefix and not by the component, so that links with `..` mean what they mean inside the root.
             let next = match openat2(self.root, prefix.as_c_str().ok_or(Errno(36))?, open::PATH, 0, scope) {
-                Err(Errno::ENOENT) => {
-                    if last && make == create::FILE {
-                        let file = openat2(at, name, open::CREATE | open::EXCLUSIVE | open::WRITE | open::NOFOLLOW, 0o644, 0)?;
-                        close(file);
-                    } else {
-                        mkdirat(at, name, 0o755)?;
-                    }
-                    openat2(at, name, open::PATH | open::NOFOLLOW, 0, 0)?
-                }
+                Err(Errno::ENOENT) => make_here(at, name, if last { make } else { create::DIRECTORY })?,
                 other => other?,
             };
             close(at);
@@ -113,7 +122,25 @@ impl Mounts {
         Ok(at)
     }
 
+    /// The directory that holds a path, if it is there, and the path's last name.
+    fn parent_that_is_there<'p>(&self, path: &'p CStr, scope: u64) -> Result<(Fd, &'p CStr)> {
+        let bytes = path.to_bytes_with_nul();
+        let cut = bytes.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
+        if matches!(bytes[cut..], [0] | [b'.', 0] | [b'.', b'.', 0]) {
+            return Err(Errno::EINVAL.into());
+        }
+        let mut directory = Buffer::<4097>::new();
+        directory.push(b"/");
+        directory.push(&bytes[..cut]);
+        let name = CStr::from_bytes_with_nul(&bytes[cut..]).map_err(|_| Errno::EINVAL)?;
+        Ok((openat2(self.root, directory.as_c_str().ok_or(Errno(36))?, open::PATH | open::DIRECTORY, 0, scope)?, name))
+    }
+
     fn place(&self, tree: Fd, target: &CStr, real: bool, make: u8) -> Result<()> {
+        if !real {
+            // It may follow a link of the image's into /dev.
+            self.devices.set(None);
+        }
         let onto = self.target(target, real, make)?;
         let done = attach(tree, onto);
         close(onto);
@@ -181,36 +208,62 @@ impl Mounts {
         let tree = clone_tree(self.cache.ok_or(Errno::EINVAL)?, c"dev", false)?;
         // Whatever CAP_MKNOD makes in here opens no device: each real one is a mount of its own.
         mount_setattr(tree, attribute::NOSUID | attribute::NODEV, false)?;
-        let done = self.place(tree, target, true, create::DIRECTORY);
-        close(tree);
-        done
+        self.place(tree, target, true, create::DIRECTORY)?;
+        // Ours, and empty: names directly in it need no look-up from the root.
+        self.devices.set(Some(tree));
+        Ok(())
+    }
+
+    /// The directory and the name of something directly in /dev.
+    fn in_devices<'p>(&self, target: &'p CStr) -> Option<(Fd, &'p CStr)> {
+        let name = target.to_bytes_with_nul().strip_prefix(b"/dev/")?;
+        let plain = !name.contains(&b'/') && !matches!(name, [0] | [b'.', 0] | [b'.', b'.', 0]);
+        Some((self.devices.get().filter(|_| plain)?, CStr::from_bytes_with_nul(name).ok()?))
     }
 
     pub fn device(&self, source: &CStr, target: &CStr, major: u32, minor: u32) -> Result<()> {
-        let tree = device_of_host(source, major, minor)?;
-        let done = self.place(tree, target, true, create::FILE);
+        let tree = if source == c"/dev/null" && (major, minor) == (1, 3) { self.null()? } else { device_of_host(source, major, minor)? };
+        let made = self.in_devices(target).map(|(at, name)| openat2(at, name, NEW_FILE, 0o644, 0));
+        let done = match made {
+            Some(Ok(onto)) => {
+                let done = attach(tree, onto);
+                close(onto);
+                done.map_err(Fault::from)
+            }
+            _ => self.place(tree, target, true, create::FILE),
+        };
         close(tree);
         done
     }
 
+    /// A detached copy of the host's /dev/null, which is looked up and checked once.
+    fn null(&self) -> Result<Fd> {
+        let node = match self.null.get() {
+            Some(node) => node,
+            None => checked_device(c"/dev/null", 1, 3)?,
+        };
+        self.null.set(Some(node));
+        Ok(clone_tree(node, c"", false)?)
+    }
+
     pub fn symlink(&self, contents: &CStr, target: &CStr) -> Result<()> {
+        if let Some((at, name)) = self.in_devices(target) {
+            return unless_there(symlinkat(contents, at, name));
+        }
         let (at, name) = self.parent(target)?;
         let done = symlinkat(contents, at, name);
         close(at);
-        match done {
-            Err(Errno::EEXIST) => Ok(()),
-            other => Ok(other?),
-        }
+        unless_there(done)
     }
 
     pub fn make_directory(&self, target: &CStr, mode: u32) -> Result<()> {
+        if let Some((at, name)) = self.in_devices(target) {
+            return unless_there(mkdirat(at, name, mode));
+        }
         let (at, name) = self.parent(target)?;
         let done = mkdirat(at, name, mode);
         close(at);
-        match done {
-            Err(Errno::EEXIST) => Ok(()),
-            other => Ok(other?),
-        }
+        unless_there(done)
     }
 
     /// The directory a path lies in, and its last name.
@@ -246,11 +299,16 @@ impl Mounts {
         let Some(onto) = self.existing(target)? else {
             return Ok(());
         };
+<<<<<<< HEAD
         let tree = if fstat(onto)?.is_directory() {
             self.cached(c"empty", crate::system_call::mount::ATTR_RDONLY)?
         } else {
             device_of_host(c"/dev/null", 1, 3)?
         };
+=======
+        let tree =
+            if fstat(onto)?.is_directory() { self.from_cache(c"empty", crate::system_call::mount::ATTR_RDONLY)? } else { self.null()? };
+>>>>>>> bench
         let done = attach(tree, onto);
         close(tree);
         close(onto);
@@ -295,17 +353,42 @@ impl Mounts {
     }
 }
 
-/// A detached copy of a device node of the host, checked on its descriptor: its path may have been swapped.
+const NEW_FILE: u64 = open::CREATE | open::EXCLUSIVE | open::WRITE | open::NOFOLLOW;
+
+/// Makes an empty file or directory that wasn't there; the answer is its descriptor.
+fn make_here(at: Fd, name: &CStr, make: u8) -> Result<Fd> {
+    if make == create::FILE {
+        close(openat2(at, name, NEW_FILE, 0o644, 0)?);
+    } else {
+        mkdirat(at, name, 0o755)?;
+    }
+    Ok(openat2(at, name, open::PATH | open::NOFOLLOW, 0, 0)?)
+}
+
+fn unless_there(done: core::result::Result<(), Errno>) -> Result<()> {
+    match done {
+        Err(Errno::EEXIST) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// A detached copy of a device node of the host.
 fn device_of_host(source: &CStr, major: u32, minor: u32) -> Result<Fd> {
+    let node = checked_device(source, major, minor)?;
+    let tree = clone_tree(node, c"", false);
+    close(node);
+    Ok(tree?)
+}
+
+/// A device node of the host, checked on its descriptor: its path may have been swapped.
+fn checked_device(source: &CStr, major: u32, minor: u32) -> Result<Fd> {
     let node = openat2(AT_FDCWD, source, open::PATH | open::NOFOLLOW, 0, 0)?;
     let stat = fstat(node)?;
     if !stat.is_character_device() || (stat.major(), stat.minor()) != (major, minor) {
         close(node);
         return Err(Fault::new(Errno::ENODEV, cause::NOT_THE_DEVICE, source.to_bytes()));
     }
-    let tree = clone_tree(node, c"", false);
-    close(node);
-    Ok(tree?)
+    Ok(node)
 }
 
 /// A detached mount of a new super block. An option is `key=value` or a flag.

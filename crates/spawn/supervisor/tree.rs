@@ -66,37 +66,38 @@ fn empty(top: Fd) -> Result<()> {
 
 /// Removes what can be removed at once; the answer is a directory to empty first.
 fn clear_one(directory: Fd) -> Result<Option<Fd>> {
-    // A descriptor of its own, because a directory that shrinks while it is read wants to be read from the start.
-    let reader = openat2(directory, c".", open::DIRECTORY, 0, 0)?;
+    // It is read from its start: each visit opens it anew.
     let mut buffer = [0; 4096];
-    let result = loop {
-        let n = match getdents64(reader, &mut buffer) {
-            Ok(0) => break Ok(None),
-            Ok(n) => n,
-            Err(errno) => break Err(errno),
+    loop {
+        let n = match getdents64(directory, &mut buffer)? {
+            0 => return Ok(None),
+            n => n,
         };
-        match entries(&buffer[..n]).find_map(|name| clear_entry(directory, name).transpose()) {
+        match entries(&buffer[..n]).find_map(|(name, kind)| clear_entry(directory, name, kind).transpose()) {
             None => {}
-            Some(found) => break found.map(Some),
+            Some(found) => return found.map(Some),
         }
-    };
-    close(reader);
-    result
+    }
 }
 
-fn clear_entry(directory: Fd, name: &CStr) -> Result<Option<Fd>> {
-    let as_directory = match unlinkat(directory, name, false) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(None),
-        // A directory that isn't ours to write in: rmdir would fail the same way, and the way is to open it up first.
-        Err(Errno::EACCES) => {
-            chmod_descriptor(directory, 0o700)?;
-            return clear_entry_again(directory, name);
-        }
-        Err(_) => unlinkat(directory, name, true),
+fn clear_entry(directory: Fd, name: &CStr, kind: Kind) -> Result<Option<Fd>> {
+    let file = match kind {
+        Kind::Directory => Err(Errno::EISDIR),
+        Kind::Other => unlinkat(directory, name, false),
     };
-    match as_directory {
+    let done = match file {
+        // Whatever it is, the directory that holds it has the last word.
+        Err(errno) if errno != Errno::ENOENT && errno != Errno::EACCES => unlinkat(directory, name, true),
+        other => other,
+    };
+    match done {
         Ok(()) | Err(Errno::ENOENT) => Ok(None),
         Err(Errno::ENOTEMPTY) => descend(directory, name).map(Some),
+        // A directory that isn't ours to write in is opened up first.
+        Err(Errno::EACCES) => {
+            chmod_descriptor(directory, 0o700)?;
+            clear_entry_again(directory, name)
+        }
         Err(errno) => Err(errno),
     }
 }
@@ -116,8 +117,15 @@ fn descend(directory: Fd, name: &CStr) -> Result<Fd> {
     }
 }
 
+/// What getdents64(2) says of an entry, which saves one try of two. A file system may not know; then it is no directory.
+#[derive(Clone, Copy)]
+enum Kind {
+    Directory,
+    Other,
+}
+
 /// The names in what getdents64(2) gave, but `.` and `..`.
-fn entries(mut bytes: &[u8]) -> impl Iterator<Item = &CStr> {
+fn entries(mut bytes: &[u8]) -> impl Iterator<Item = (&CStr, Kind)> {
     core::iter::from_fn(move || {
         loop {
             // struct linux_dirent64 { u64 ino; i64 off; u16 reclen; u8 type; char name[]; }
@@ -126,7 +134,8 @@ fn entries(mut bytes: &[u8]) -> impl Iterator<Item = &CStr> {
             bytes = bytes.get(length..)?;
             let name = CStr::from_bytes_until_nul(entry.get(19..)?).ok()?;
             if !matches!(name.to_bytes(), b"." | b"..") {
-                return Some(name);
+                const DT_DIR: u8 = 4;
+                return Some((name, if entry[18] == DT_DIR { Kind::Directory } else { Kind::Other }));
             }
         }
     })
@@ -144,7 +153,7 @@ pub fn remove_directories_below(path: &CStr) -> bool {
         let mut below = None;
         if let Ok(reader) = openat2(here, c".", open::DIRECTORY, 0, 0) {
             'reading: while let Ok(n @ 1..) = getdents64(reader, &mut buffer) {
-                for name in entries(&buffer[..n]) {
+                for (name, _) in entries(&buffer[..n]) {
                     match unlinkat(here, name, true) {
                         Ok(()) => any = true,
                         Err(Errno::EBUSY | Errno::ENOTEMPTY) if depth < 64 => {
@@ -181,7 +190,7 @@ fn has_directory(directory: Fd) -> bool {
     let mut buffer = [0; 4096];
     let mut found = false;
     while let Ok(n @ 1..) = getdents64(reader, &mut buffer) {
-        found |= entries(&buffer[..n]).any(|name| crate::system_call::lstat(directory, name).is_ok_and(|s| s.is_directory()));
+        found |= entries(&buffer[..n]).any(|(name, _)| crate::system_call::lstat(directory, name).is_ok_and(|s| s.is_directory()));
     }
     close(reader);
     found

@@ -48,8 +48,10 @@ struct Watch<'a> {
     pid: u32,
     command: Option<(u32, Fd)>,
     report: Option<Fd>,
-    /// Whether [`Answer::Started`] or [`Answer::Failed`] was sent.
+    /// Whether [`Answer::Started`] or [`Answer::Failed`] was sent, or the first is held back.
     decided: bool,
+    /// What is told with the last answer.
+    held: Option<Answer<'static>>,
     detached: bool,
     status: Option<i32>,
     killed_by: u8,
@@ -77,6 +79,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
         command: None,
         report: None,
         decided: false,
+        held: None,
         detached: plan.detached,
         status: None,
         killed_by: killed_by::NOBODY,
@@ -168,7 +171,9 @@ impl Watch<'_> {
         loop {
             let none = PollFd { fd: -1, events: POLLIN, revents: 0 };
             let mut fds = [none; MAX_CLIENTS + 5];
-            let watched = [Some(first), self.report, self.owner, self.listener];
+            // What comes after the start comes with the first process's end, and one waking is cheaper than three.
+            let quiet = self.decided || self.plan.at_end && self.plan.command.is_some_and(|c| c.init);
+            let watched = [Some(first), self.report.filter(|_| !quiet), self.owner, self.listener];
             for (slot, f) in fds.iter_mut().zip(watched) {
                 slot.fd = f.map_or(-1, |f| f.0);
             }
@@ -180,12 +185,11 @@ impl Watch<'_> {
             let _ = poll(&mut fds, timeout);
 
             if fds[1].revents != 0 {
-                self.hear_report();
+                let _ = self.hear_report();
             }
             if fds[0].revents != 0 {
-                while self.report.is_some() {
-                    self.hear_report();
-                }
+                self.catch_up();
+                self.close_report();
                 if let Ok(Some(end)) = wait_pidfd(first) {
                     return end;
                 }
@@ -231,6 +235,8 @@ impl Watch<'_> {
 
     /// Ends everything. What was asked first is what is said to have done it.
     fn kill(&mut self, by: u8) {
+        // Whether the command has ended by itself meanwhile.
+        self.catch_up();
         if self.killed_by == killed_by::NOBODY && self.status.is_none() {
             self.killed_by = by;
         }
@@ -242,23 +248,30 @@ impl Watch<'_> {
         }
     }
 
-    fn hear_report(&mut self) {
-        let Some(socket) = self.report else { return };
+    /// Hears all reports that are there. An init sends three at most; a stranger in its place may not keep us busy.
+    fn catch_up(&mut self) {
+        for _ in 0..8 {
+            if !self.hear_report() {
+                return;
+            }
+        }
+    }
+
+    /// Hears one report, without waiting; whether there was one.
+    fn hear_report(&mut self) -> bool {
+        let Some(socket) = self.report else { return false };
         let mut bytes = [0; 1024];
         let mut fds = Received::new();
         match receive_message(socket, &mut bytes, &mut fds, false) {
-            Err(Errno::EAGAIN) => {
-                // Asked again only where the process has ended and nothing more can come.
-                if let Ok(0) = poll(&mut [PollFd { fd: socket.0, events: POLLIN, revents: 0 }], Some(0)) {
-                    self.close_report();
-                }
-            }
+            Err(Errno::EAGAIN) => return false,
+            // It ended without having read that its cgroups were joined. What it said before that is still there.
+            Err(Errno::ECONNRESET) => {}
             Ok(n @ 1..) => match Report::take(&mut Reader::new(&bytes[..n])) {
-                Ok(Report::Running { command }) => {
+                Ok(Report::Running { command, at }) => {
                     if let Some(&f) = fds.as_slice().first() {
                         self.command = Some((command, f));
                     }
-                    self.running(command);
+                    self.running(command, at);
                 }
                 Ok(Report::Failed { stage, index, errno, cause, detail }) => {
                     self.decided = true;
@@ -268,10 +281,12 @@ impl Watch<'_> {
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
                 Ok(Report::Never(..)) | Err(_) => {}
             },
-            // It ended before it had read all: told once, and what it said comes after.
-            Err(Errno::ECONNRESET) => {}
-            Ok(_) | Err(_) => self.close_report(),
+            Ok(_) | Err(_) => {
+                self.close_report();
+                return false;
+            }
         }
+        true
     }
 
     /// Without our init, the socket's end is the sign that the command was executed: it closes on exec.
@@ -280,18 +295,19 @@ impl Watch<'_> {
             close(socket);
         }
         if !self.decided && self.plan.command.is_some_and(|c| !c.init) {
-            self.running(self.pid);
+            self.running(self.pid, now());
         }
     }
 
-    fn running(&mut self, command: u32) {
+    fn running(&mut self, command: u32, at: u64) {
         if self.decided {
             return;
         }
         self.decided = true;
-        self.started = now();
-        let pid = self.pid;
-        self.answer(&Answer::Started { pid, command });
+        // A stranger may have taken PID 1 over, and this clock is the supervisor's.
+        self.started = at.clamp(self.started, now());
+        let started = Answer::Started { pid: self.pid, command };
+        if self.plan.at_end { self.held = Some(started) } else { self.answer(&started) }
     }
 
     fn failed(&mut self, failure: &Failure) {
@@ -304,8 +320,12 @@ impl Watch<'_> {
     }
 
     fn answer(&self, answer: &Answer<'_>) {
+        self.answers(&[answer]);
+    }
+
+    fn answers(&self, answers: &[&Answer<'_>]) {
         for peer in self.peers.iter().flatten() {
-            answer_to(peer.socket, answer);
+            answers_to(peer.socket, answers);
         }
     }
 
@@ -372,7 +392,9 @@ impl Watch<'_> {
         }
     }
 
-    fn signal(&self, number: u32) {
+    fn signal(&mut self, number: u32) {
+        // In a quiet life nobody has yet asked who the command is.
+        self.catch_up();
         if let Some(f) = self.command.map(|c| c.1).or(self.first) {
             let _ = pidfd_send_signal(f, number);
         }
@@ -406,10 +428,11 @@ impl Watch<'_> {
 
     /// Says how it ended, takes everything back, says so, and leaves.
     fn finish(mut self, ended: Option<(i32, Rusage)>) -> ! {
+        let mut files = Collected::new();
+        let mut last = None;
         if let Some((init_status, usage)) = ended {
             self.close_report();
             while let Ok(Some(_)) = wait_any() {}
-            let mut files = Collected::new();
             for path in self.plan.cgroup.read_at_end.iter() {
                 files.add(path);
             }
@@ -423,7 +446,9 @@ impl Watch<'_> {
                 max_rss: usage.max_rss,
                 files: files.list(),
             };
-            if self.decided {
+            if self.decided && self.plan.at_end {
+                last = Some(ended);
+            } else if self.decided {
                 self.answer(&ended);
             } else {
                 // It died before it could say why: a signal from outside, or the memory limit.
@@ -442,7 +467,12 @@ impl Watch<'_> {
                 left.add(&Left { path: prepare::subject(&effect), errno: errno.0, end: PhantomData });
             }
         }
-        self.answer(&Answer::Gone { errors: List::new(left.count, left.bytes.as_slice()) });
+        let gone = Answer::Gone { errors: List::new(left.count, left.bytes.as_slice()) };
+        match (&self.held, &last) {
+            (Some(started), Some(ended)) => self.answers(&[started, ended, &gone]),
+            (Some(one), None) | (None, Some(one)) => self.answers(&[one, &gone]),
+            (None, None) => self.answer(&gone),
+        }
         exit(0)
     }
 
@@ -490,17 +520,27 @@ fn write_number(path: &core::ffi::CStr, number: u32) -> Result<(), Errno> {
     prepare::write_file(path, crate::text::decimal(u64::from(number), &mut [0; 10]))
 }
 
-/// One answer to one peer, without waiting: a peer that doesn't read loses it.
+/// One answer to one peer.
 fn answer_to(socket: Fd, answer: &Answer<'_>) {
-    let mut count = Counter(0);
-    answer.put(&mut count);
-    let header = wire::header(Kind::Answer, count.0, 0);
-    let Ok(memory) = map(count.0 as usize) else {
+    answers_to(socket, &[answer]);
+}
+
+/// Answers to one peer in one piece, without waiting: a peer that doesn't read loses them.
+fn answers_to(socket: Fd, answers: &[&Answer<'_>]) {
+    let length = |answer: &Answer<'_>| {
+        let mut count = Counter(0);
+        answer.put(&mut count);
+        count.0
+    };
+    let Ok(memory) = map(answers.iter().map(|a| HEADER + length(a) as usize).sum()) else {
         return;
     };
     let mut writer = Writer { into: memory, at: 0 };
-    answer.put(&mut writer);
-    let _ = send_message(socket, &header, writer.into, &[], false);
+    for answer in answers {
+        writer.put(&wire::header(Kind::Answer, length(answer), 0));
+        answer.put(&mut writer);
+    }
+    let _ = send_message(socket, writer.into, &[], &[], false);
 }
 
 struct Counter(u32);
@@ -607,7 +647,7 @@ fn first_process(plan: &Plan<'_>, supervisor: Fd, fds: &[Fd]) -> ! {
     };
     let _ = close_range(4, u32::MAX);
     let Some(command) = &plan.command else {
-        report::send(SUPERVISOR, &Report::Running { command: getpid() }, &[]);
+        report::send(SUPERVISOR, &Report::Running { command: getpid(), at: now() }, &[]);
         report::send(SUPERVISOR, &Report::Ended { status: 0 }, &[]);
         exit(0)
     };

@@ -267,6 +267,8 @@ record! {
         listen: Option<&'a CStr>,
         /// The container doesn't end with its owner.
         detached: bool,
+        /// Whether nobody asks before everything is taken back: then all answers but a failure come with the last one, in one piece.
+        at_end: bool,
     }
 }
 
@@ -520,7 +522,8 @@ record! {
 choice! {
     /// What the first process tells its supervisor.
     Report {
-        1 Running { command: u32 }
+        /// When the command was executed, too: nanoseconds of CLOCK_BOOTTIME.
+        1 Running { command: u32, at: u64 }
         2 Failed { stage: u8, index: u32, errno: i32, cause: u8, detail: &'a [u8] }
         /// The command's status, as wait(2) gives it.
         3 Ended { status: i32 }

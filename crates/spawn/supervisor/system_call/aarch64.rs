@@ -52,6 +52,7 @@ pub(super) mod number {
     pub(in super::super) const CLONE: usize = 220;
     pub(in super::super) const EXECVE: usize = 221;
     pub(in super::super) const MMAP: usize = 222;
+    pub(in super::super) const MADVISE: usize = 233;
     pub(in super::super) const ACCEPT4: usize = 242;
     pub(in super::super) const WAIT4: usize = 260;
     pub(in super::super) const PRLIMIT64: usize = 261;

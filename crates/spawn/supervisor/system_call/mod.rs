@@ -46,6 +46,7 @@ impl Errno {
     pub const EEXIST: Self = Self(17);
     pub const ENODEV: Self = Self(19);
     pub const ENOTDIR: Self = Self(20);
+    pub const EISDIR: Self = Self(21);
     pub const EINVAL: Self = Self(22);
     pub const ENOSYS: Self = Self(38);
     pub const ENOTEMPTY: Self = Self(39);
@@ -842,6 +843,24 @@ pub fn map(bytes: usize) -> Result<&'static mut [u8]> {
     let address = call(number::MMAP, [0, bytes.max(1), READ_WRITE, PRIVATE_ANONYMOUS, -1i32 as usize, 0])?;
     // SAFETY: the kernel just gave this range to nobody else, readable, writable and zeroed, and it is never unmapped.
     Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut u8, bytes) })
+}
+
+/// Gives back the pages of the stack that lie below what is in use, and those of [`CHILD_STACK`]: both are only reached by calls that
+/// are over. What is not mapped there is passed over.
+#[inline(never)]
+pub fn release_memory() {
+    const DONTNEED: usize = 4;
+    const PAGE: usize = 4096;
+    // More than the deepest call of this program takes.
+    const DEPTH: usize = 48 * PAGE;
+    let here = 0u8;
+    // A page is left for this call's own frame and the red zone below it.
+    let top = (&raw const here as usize & !(PAGE - 1)) - PAGE;
+    let _ = call(number::MADVISE, [top - DEPTH, DEPTH, DONTNEED, 0, 0, 0]);
+    let stack = &raw const CHILD_STACK as usize;
+    let first = stack.next_multiple_of(PAGE);
+    let length = (stack + size_of::<[u128; 1024]>() - first) & !(PAGE - 1);
+    let _ = call(number::MADVISE, [first, length, DONTNEED, 0, 0, 0]);
 }
 
 #[panic_handler]
