@@ -45,15 +45,9 @@ pub fn run(executable: Executable<'_>, supervisor: Fd) -> ! {
     if let Some(fault) = attempt.fault {
         give_up(supervisor, fault);
     }
-<<<<<<< HEAD
-    report::send(supervisor, &Report::Running { command: pid }, &[command]);
-=======
     report::send(supervisor, &Report::Running { command: pid, at: now() }, &[command]);
     // The setting up needed far more memory than the waiting does.
     release_memory();
-    // The privileges are the command's by now, and the supervisor's descriptors are closed: there is nothing to hide.
-    let _ = prctl::set_dumpable(true);
->>>>>>> bench
 
     let mut fds = [PollFd { fd: signals.0, events: POLLIN, revents: 0 }, PollFd { fd: supervisor.0, events: 0, revents: 0 }];
     loop {

@@ -299,16 +299,7 @@ impl Mounts {
         let Some(onto) = self.existing(target)? else {
             return Ok(());
         };
-<<<<<<< HEAD
-        let tree = if fstat(onto)?.is_directory() {
-            self.cached(c"empty", crate::system_call::mount::ATTR_RDONLY)?
-        } else {
-            device_of_host(c"/dev/null", 1, 3)?
-        };
-=======
-        let tree =
-            if fstat(onto)?.is_directory() { self.from_cache(c"empty", crate::system_call::mount::ATTR_RDONLY)? } else { self.null()? };
->>>>>>> bench
+        let tree = if fstat(onto)?.is_directory() { self.cached(c"empty", crate::system_call::mount::ATTR_RDONLY)? } else { self.null()? };
         let done = attach(tree, onto);
         close(tree);
         close(onto);
