@@ -49,7 +49,8 @@ fn build(out: &Path) {
         let output = Command::new(&rustc)
             .args(["supervisor/main.rs", "--crate-name", "coracle_supervisor", "--edition", "2024", "--crate-type", "bin"])
             .args(["--target", &target])
-            .args(["-Cpanic=abort", "-Copt-level=2", "-Ccodegen-units=1", "-Crelocation-model=static", "-Cstrip=symbols"])
+            // For size: the text is most of what a waiting supervisor and init hold, and nothing in it is hot.
+            .args(["-Cpanic=abort", "-Copt-level=s", "-Ccodegen-units=1", "-Crelocation-model=static", "-Cstrip=symbols"])
             .args(["-Cforce-unwind-tables=no", "-Cdebuginfo=0", "-Coverflow-checks=yes"])
             // The musl targets bring start files of their own, whose `_start` would stand beside ours.
             .arg("-Clink-self-contained=no")
