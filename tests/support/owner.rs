@@ -159,7 +159,7 @@ fn plays_its_act() {
     let act = *ACTS.iter().find(|act| format!("{act:?}") == word).expect("an act");
     let place = PathBuf::from(std::env::var_os("CORACLE_TEST_PLACE").expect("a place"));
     let engine = Engine::builder().root(place.join("engine")).open().expect("an engine opens");
-    let sh = |line: &str| Container::from_rootfs(place.join("rootfs")).engine(&engine).cmd(["sh", "-c", line]);
+    let sh = |line: &str| Container::from_rootfs(place.join("rootfs")).engine(&engine).cmd(["sh", "-c", line]).env("MARK", &place);
     play(act, &sh);
 }
 
