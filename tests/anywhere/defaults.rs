@@ -477,9 +477,9 @@ fn resource_limits_are_set() {
 fn this_machines_own_root_is_a_root() {
     need!(UserNamespaces);
     let place = Place::empty();
-    let line = "id -u; touch /etc/changed /usr/changed && rm -rf /usr/share/dict /etc/passwd && ls /etc/passwd 2>/dev/null; [ -e /etc/group ] && echo ok";
+    let line = "id -u; touch /etc/changed && ls /etc/changed && [ -e /etc/group ] && echo ok";
     let text = said(Container::from_rootfs("/").engine(place.engine()).cmd(["sh", "-c", line]));
-    assert_eq!(text, "0\nok\n");
+    assert_eq!(text, "0\n/etc/changed\nok\n");
     assert!(Path::new("/etc/passwd").exists() && !Path::new("/etc/changed").exists());
     place.assert_clean();
 }

@@ -51,8 +51,8 @@ fn a_fork_bomb_stays_in_its_container() {
     let container = block_on(place.sh(bomb).pids(20).run()).expect("it runs");
     std::thread::sleep(Duration::from_millis(700));
     let processes = place.left_now().into_iter().filter(|what| what.starts_with("process")).count();
-    // The supervisor stands outside.
-    assert!((15..=21).contains(&processes), "{processes} processes");
+    // One that can't fork gives up, so there are fewer than are allowed; the supervisor stands outside.
+    assert!((5..=21).contains(&processes), "{processes} processes");
     block_on(container.remove()).expect("all is taken back");
     let out = ran(place.sh("for i in $(seq 40); do sleep 5 & done; echo all").pids(20));
     assert!(out.stderr_lossy().contains("can't fork"), "{}{}", out.stdout_lossy(), out.stderr_lossy());

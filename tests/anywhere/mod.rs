@@ -2,6 +2,7 @@
 
 mod defaults;
 mod errors;
+mod escapes;
 mod fixtures;
 mod image;
 mod life;

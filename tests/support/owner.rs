@@ -159,7 +159,7 @@ fn plays_its_act() {
     let act = *ACTS.iter().find(|act| format!("{act:?}") == word).expect("an act");
     let place = PathBuf::from(std::env::var_os("CORACLE_TEST_PLACE").expect("a place"));
     let engine = Engine::builder().root(place.join("engine")).open().expect("an engine opens");
-    let sh = |line: &str| Container::from_rootfs(place.join("rootfs")).engine(&engine).cmd(["sh", "-c", line]);
+    let sh = |line: &str| Container::from_rootfs(place.join("rootfs")).engine(&engine).cmd(["sh", "-c", line]).env("MARK", &place);
     play(act, &sh);
 }
 
@@ -191,6 +191,8 @@ fn play(act: Act, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
             let _held = held();
             sleep_for_ever();
         }
+        // The child is to outlive this process, which is killed.
+        #[expect(clippy::zombie_processes)]
         Act::HoldAndFork => {
             let container = block_on(limited(FAMILY).run()).expect("it runs");
             let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("sleep runs");

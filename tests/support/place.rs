@@ -59,9 +59,10 @@ impl Place {
         Container::from_rootfs(self.rootfs()).engine(&self.engine)
     }
 
-    /// A container that runs a line of shell.
+    /// A container that runs a line of shell. Its processes have the mark by which [`Leftovers`] knows them in their environment:
+    /// nothing else in there names a path of the host.
     pub(crate) fn sh(&self, line: &str) -> ContainerBuilder {
-        self.container().cmd(["sh", "-c", line])
+        self.container().cmd(["sh", "-c", line]).env("MARK", self.path())
     }
 
     /// What a line of shell prints; it must end well and say nothing to standard error.

@@ -373,6 +373,9 @@ fn cgroup_mounts(engine: &Engine, plan: &coracle_cgroups::Plan) -> Vec<Mount> {
         return Vec::new();
     }
     let mut mounts = vec![Mount::tmpfs(AT, ["mode=755", "size=4k"])];
+    // The controllers come later, after the cgroups were joined; by then nothing can be made there any more.
+    mounts.extend(controllers.iter().map(|controller| Mount::directory(Path::new(AT).join(controller), 0o755)));
+    mounts.push(Mount::read_only_path(AT));
     mounts.extend(controllers.into_iter().map(|controller| Mount::cgroup_v1(controller, Path::new(AT).join(controller))));
     mounts
 }

@@ -8,7 +8,7 @@ use crate::failure::Fault;
 use crate::prepare::write_all;
 use crate::system_call::{
     AT_FDCWD, Errno, Fd, attach, chdir, clone_tree, close, descriptor_path, fsconfig_create, fsconfig_set, fsmount, fsopen, fstat, mkdirat,
-    mount, mount_setattr, open, openat2, resolve, symlinkat,
+    mount, mount_setattr, open, openat2, readlinkat, resolve, symlinkat,
 };
 use crate::text::Buffer;
 use crate::wire::{List, cause, create};
@@ -84,7 +84,7 @@ impl Mounts {
     pub fn target(&self, path: &CStr, real: bool, make: u8) -> Result<Fd> {
         let scope = resolve::IN_ROOT | resolve::NO_MAGICLINKS | if real { resolve::NO_SYMLINKS } else { 0 };
         let found = match openat2(self.root, path, open::PATH, 0, scope) {
-            Err(Errno::ENOENT) if make != create::NOTHING => self.make(path, scope, make),
+            Err(Errno::ENOENT) if make != create::NOTHING => self.make(path, scope, make, 0),
             other => other.map_err(Fault::from),
         };
         match found {
@@ -93,13 +93,17 @@ impl Mounts {
         }
     }
 
-    fn make(&self, path: &CStr, scope: u64, make: u8) -> Result<Fd> {
+    fn make(&self, path: &CStr, scope: u64, make: u8, links: usize) -> Result<Fd> {
+        const MOST_LINKS: usize = 8;
         let bytes = path.to_bytes();
         // Most often the last name alone is missing.
         if let Ok((at, name)) = self.parent_that_is_there(path, scope) {
             let made = make_here(at, name, make);
             close(at);
-            return made;
+            match made {
+                Err(fault) if fault.errno == Errno::EEXIST => {}
+                made => return made,
+            }
         }
         let mut at = openat2(self.root, c".", open::PATH | open::DIRECTORY, 0, 0)?;
         let mut prefix = Buffer::<4097>::new();
@@ -113,7 +117,26 @@ impl Mounts {
             let last = components.peek().is_none();
             // By the whole prefix and not by the component, so that links with `..` mean what they mean inside the root.
             let next = match openat2(self.root, prefix.as_c_str().ok_or(Errno(36))?, open::PATH, 0, scope) {
-                Err(Errno::ENOENT) => make_here(at, name, if last { make } else { create::DIRECTORY })?,
+                Err(Errno::ENOENT) => match make_here(at, name, if last { make } else { create::DIRECTORY }) {
+                    // A link to nothing, as /etc/resolv.conf is in many images: what it names is made, inside the root.
+                    Err(fault) if fault.errno == Errno::EEXIST && scope & resolve::NO_SYMLINKS == 0 && links < MOST_LINKS => {
+                        let mut contents = [0; 4096];
+                        let n = readlinkat(at, name, &mut contents)?;
+                        close(at);
+                        let mut path = Buffer::<4097>::new();
+                        if contents[0] != b'/' {
+                            let directory = prefix.as_slice().len() - component.len();
+                            path.push(&prefix.as_slice()[..directory]);
+                        }
+                        path.push(&contents[..n]);
+                        for component in components {
+                            path.push(b"/");
+                            path.push(component);
+                        }
+                        return self.make(path.as_c_str().ok_or(Errno(36))?, scope, make, links + 1);
+                    }
+                    other => other?,
+                },
                 other => other?,
             };
             close(at);

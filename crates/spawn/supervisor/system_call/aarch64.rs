@@ -9,6 +9,7 @@ pub(super) mod number {
     pub(in super::super) const MKDIRAT: usize = 34;
     pub(in super::super) const UNLINKAT: usize = 35;
     pub(in super::super) const SYMLINKAT: usize = 36;
+    pub(in super::super) const READLINKAT: usize = 78;
     pub(in super::super) const UMOUNT2: usize = 39;
     pub(in super::super) const MOUNT: usize = 40;
     pub(in super::super) const PIVOT_ROOT: usize = 41;

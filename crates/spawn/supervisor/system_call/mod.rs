@@ -170,6 +170,11 @@ pub fn symlinkat(contents: &CStr, at: Fd, path: &CStr) -> Result<()> {
     unit(call(number::SYMLINKAT, [text(contents), at.0 as usize, text(path), 0, 0, 0]))
 }
 
+/// readlinkat(2): how many bytes of the link's contents are in `into`.
+pub fn readlinkat(at: Fd, path: &CStr, into: &mut [u8]) -> Result<usize> {
+    call(number::READLINKAT, [at.0 as usize, text(path), into.as_mut_ptr() as usize, into.len(), 0, 0])
+}
+
 /// renameat2(2) which never replaces.
 pub fn rename_new(from: &CStr, to: &CStr) -> Result<()> {
     let at = AT_FDCWD.0 as usize;

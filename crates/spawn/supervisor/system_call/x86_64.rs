@@ -49,6 +49,7 @@ pub(super) mod number {
     pub(in super::super) const NEWFSTATAT: usize = 262;
     pub(in super::super) const UNLINKAT: usize = 263;
     pub(in super::super) const SYMLINKAT: usize = 266;
+    pub(in super::super) const READLINKAT: usize = 267;
     pub(in super::super) const PPOLL: usize = 271;
     pub(in super::super) const UNSHARE: usize = 272;
     pub(in super::super) const ACCEPT4: usize = 288;
