@@ -362,6 +362,8 @@ fn an_image_is_unpacked_inside_its_layer() {
     rootfs::busybox(&base);
     let out = victim.0.to_str().expect("a path of ours is plain").to_owned();
     let up = format!("../../../../../../../../../../..{out}");
+    // A tar entry: its kind, its name, what it links to.
+    #[expect(clippy::type_complexity)]
     let cases: Vec<(&str, Vec<(u8, String, String)>)> = vec![
         ("up", vec![(b'0', format!("{up}/new"), String::new())]),
         ("absolute", vec![(b'0', format!("{out}/new"), String::new())]),
