@@ -51,6 +51,8 @@ fn build(out: &Path) {
             .args(["--target", &target])
             .args(["-Cpanic=abort", "-Copt-level=2", "-Ccodegen-units=1", "-Crelocation-model=static", "-Cstrip=symbols"])
             .args(["-Cforce-unwind-tables=no", "-Cdebuginfo=0", "-Coverflow-checks=yes"])
+            // The musl targets bring start files of their own, whose `_start` would stand beside ours.
+            .arg("-Clink-self-contained=no")
             .args(&linker)
             .arg("-o")
             .arg(out)

@@ -40,7 +40,10 @@ fn the_host_network_is_had_by_asking() {
     let place = Place::new();
     let outside = std::fs::read_link("/proc/self/ns/net").expect("there is /proc").display().to_string();
     assert_eq!(said(place.sh("readlink /proc/self/ns/net").network(Network::host())).trim(), outside);
-    assert_eq!(said(place.sh("cat /etc/resolv.conf").network(Network::host())), std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    assert_eq!(
+        said(place.sh("cat /etc/resolv.conf").network(Network::host())),
+        std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+    );
 }
 
 #[test]
@@ -120,7 +123,8 @@ fn capabilities_are_added_and_dropped_by_name() {
 fn system_calls_are_filtered_as_docker_does() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
-    for line in ["unshare -U true", "unshare -m true", "mount -t tmpfs none /tmp", "umount /dev/shm", "hostname other", "swapoff -a /tmp/x"] {
+    for line in ["unshare -U true", "unshare -m true", "mount -t tmpfs none /tmp", "umount /dev/shm", "hostname other", "swapoff -a /tmp/x"]
+    {
         let out = ran(place.sh(line));
         assert!(!out.status.success(), "{line} is allowed");
         assert!(!out.stderr_lossy().contains("not found"), "{line}: {}", out.stderr_lossy());
@@ -139,7 +143,9 @@ fn what_leaks_from_the_host_reads_empty() {
                 if [ -d $p ]; then ls -A $p; elif [ -e $p ]; then head -c 1 $p; fi; done";
     assert_eq!(place.says(line), "");
     // None of them was passed over because it isn't there.
-    let there = ["/proc/kcore", "/proc/keys", "/proc/interrupts", "/proc/timer_list", "/sys/firmware"].into_iter().filter(|path| Path::new(path).exists());
+    let there = ["/proc/kcore", "/proc/keys", "/proc/interrupts", "/proc/timer_list", "/sys/firmware"]
+        .into_iter()
+        .filter(|path| Path::new(path).exists());
     let there: Vec<&str> = there.collect();
     assert!(there.len() >= 2, "{there:?}");
     assert_eq!(place.says(&format!("ls -d {}", there.join(" "))).lines().count(), there.len());
@@ -178,7 +184,10 @@ fn the_default_devices_are_there_and_no_others() {
     assert_eq!(devices, expected);
     let links = place.says("cd /dev; for l in fd stdin stdout stderr ptmx; do readlink $l; done");
     assert_eq!(links, "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n");
-    assert_eq!(place.says("ls /dev").split_whitespace().collect::<Vec<_>>().join(" "), "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero");
+    assert_eq!(
+        place.says("ls /dev").split_whitespace().collect::<Vec<_>>().join(" "),
+        "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
+    );
     assert_eq!(place.says("head -c 3 /dev/zero | wc -c; head -c 5 /dev/urandom | wc -c; echo gone > /dev/null; cat /dev/null"), "3\n5\n");
     assert!(ran(place.sh("echo full > /dev/full")).stderr_lossy().contains("No space left on device"));
     // A terminal comes from the container's own devpts.
@@ -232,7 +241,13 @@ fn init_is_pid_1_and_reaps() {
     let line = "for i in 1 2 3 4 5 6 7 8; do sh -c 'sleep 0.05 &'; done; sleep 0.4; grep -l '^State:.Z' /proc/[0-9]*/status; echo $$ $PPID";
     assert_eq!(place.says(line), "2 1\n");
     // Orphans of the command's are its grandchildren's only: a new session changes nothing.
-    assert_eq!(place.says("setsid sh -c 'setsid sh -c \"echo \\$PPID\" & wait'; sh -c 'setsid sleep 0.05 &'; sleep 0.2; ls -d /proc/[0-9]* | wc -l").lines().count(), 2);
+    assert_eq!(
+        place
+            .says("setsid sh -c 'setsid sh -c \"echo \\$PPID\" & wait'; sh -c 'setsid sleep 0.05 &'; sleep 0.2; ls -d /proc/[0-9]* | wc -l")
+            .lines()
+            .count(),
+        2
+    );
 }
 
 #[test]
@@ -261,7 +276,10 @@ fn the_environment_is_small_and_none_of_the_owners() {
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let env = || place.container().cmd(["/bin/env"]).hostname("box");
     assert_eq!(sorted(said(env())), format!("HOME=/root\nHOSTNAME=box\n{path}"));
-    assert_eq!(sorted(said(env().env("B", "2").env("A", "a=b c").env("HOME", "/x"))), format!("A=a=b c\nB=2\nHOME=/x\nHOSTNAME=box\n{path}"));
+    assert_eq!(
+        sorted(said(env().env("B", "2").env("A", "a=b c").env("HOME", "/x"))),
+        format!("A=a=b c\nB=2\nHOME=/x\nHOSTNAME=box\n{path}")
+    );
     assert_eq!(sorted(said(env().env("A", "1").env_clear().envs([("B", "2")]))), "B=2\nHOME=/root");
     if !met(Need::NoSubIds) {
         assert_eq!(sorted(said(env().user("guest"))), format!("HOME=/home\nHOSTNAME=box\n{path}"));
@@ -306,7 +324,24 @@ fn a_user_is_found_in_the_containers_own_files() {
 fn a_user_that_nobody_means_is_refused() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
-    for words in [":", "1000:", ":1000", "-1", "+0", " 0", "0 ", "4294967296", "4294967295", "0:4294967296", "0:-1", "0x0", "a:b:c", "0:0:0", "../root", "root\n"] {
+    for words in [
+        ":",
+        "1000:",
+        ":1000",
+        "-1",
+        "+0",
+        " 0",
+        "0 ",
+        "4294967296",
+        "4294967295",
+        "0:4294967296",
+        "0:-1",
+        "0x0",
+        "a:b:c",
+        "0:0:0",
+        "../root",
+        "root\n",
+    ] {
         let (text, remedy, _) = fails(place.sh("id -u").user(words));
         if words == "0x0" {
             assert_eq!(text, "no user \"0x0\" in the root's /etc/passwd");
@@ -350,7 +385,8 @@ fn nothing_of_the_owner_is_open() {
 fn what_the_owner_inherited_isnt_passed_on() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
-    let words = ["env", "--ignore-signal=TERM,PIPE,CHLD,HUP", "--block-signal=USR1", "sh", "-c", "umask 0777; ulimit -c 0; exec \"$@\"", "sh"];
+    let words =
+        ["env", "--ignore-signal=TERM,PIPE,CHLD,HUP", "--block-signal=USR1", "sh", "-c", "umask 0777; ulimit -c 0; exec \"$@\"", "sh"];
     let output = owner::under(&words, Act::Inherit, place.path()).env("SECRET_OF_THE_OWNER", "1").output().expect("the owner runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -453,7 +489,9 @@ fn the_engines_directories_are_private() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
     let container = block_on(place.sh("sleep 1000").run()).expect("it runs");
-    for path in [place.engine().root().to_owned(), place.engine().root().join("run"), place.engine().root().join("run").join(container.id())] {
+    for path in
+        [place.engine().root().to_owned(), place.engine().root().join("run"), place.engine().root().join("run").join(container.id())]
+    {
         let mode = path.metadata().expect("it is there").permissions().mode() & 0o7777;
         assert_eq!(mode, 0o700, "{}", path.display());
     }
@@ -470,7 +508,10 @@ fn an_engine_refuses_a_directory_that_others_may_write() {
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(mode)).expect("its mode can be set");
         let error = coracle::Engine::builder().root(&root).open().expect_err("somebody else could put a record there");
         assert_eq!(error.to_string(), format!("can't use {}: others may write to it (mode {mode:o})", root.display()));
-        assert_eq!(error.remedy().as_deref(), Some("choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT"));
+        assert_eq!(
+            error.remedy().as_deref(),
+            Some("choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT")
+        );
     }
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).expect("its mode can be set");
     coracle::Engine::builder().root(&root).open().expect("reading isn't writing");

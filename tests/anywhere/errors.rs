@@ -298,7 +298,9 @@ fn a_registry_that_wants_a_login_says_where_credentials_were_looked_for() {
     let (text, remedy, code) = image(&place, &registry.reference("busybox:latest"));
     assert_eq!(text, format!("can't pull {address}/busybox:latest: the registry {address} said 401 Unauthorized to an anonymous request"));
     let remedy = remedy.expect("there is one");
-    let begin = format!("log in with `docker login {address}` or `podman login {address}`, or use `Puller::credentials`; credentials were looked for in ");
+    let begin = format!(
+        "log in with `docker login {address}` or `podman login {address}`, or use `Puller::credentials`; credentials were looked for in "
+    );
     let end = "; and check the name: some registries answer so where there is no such image";
     let looked_in = remedy.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(end)).unwrap_or_else(|| panic!("{remedy}"));
     assert!(looked_in.contains(".docker/config.json"), "{looked_in}");

@@ -103,12 +103,19 @@ fn links_where_the_runtime_mounts_lead_nowhere() {
         let ended = tried(place.sh("echo x > /proc/sys/kernel/hostname; ls -A /proc/keys /proc/kcore; cat /proc/keys"));
         match &ended {
             // A link to a directory of the root is followed there, or refused; what it shows is masked all the same.
-            Ok(out) => assert!(!out.status.success() || out.stdout_lossy().lines().all(|line| line.starts_with("/proc/")), "{name}: {}", out.stdout_lossy()),
+            Ok(out) => assert!(
+                !out.status.success() || out.stdout_lossy().lines().all(|line| line.starts_with("/proc/")),
+                "{name}: {}",
+                out.stdout_lossy()
+            ),
             Err(error) => assert!(error.to_string().contains(&format!("/{name}")), "{error}"),
         }
         if name != "dev" {
             let error = ended.expect_err("the kernel's own files are mounted on no link").to_string();
-            assert!(error.ends_with(&format!("/{name}: part of the path is a symlink: /{name}: Too many levels of symbolic links (ELOOP)")), "{error}");
+            assert!(
+                error.ends_with(&format!("/{name}: part of the path is a symlink: /{name}: Too many levels of symbolic links (ELOOP)")),
+                "{error}"
+            );
         }
         victim.assert_whole();
         assert_eq!(std::fs::read_dir(place.rootfs().join("etc")).expect("it is there").count(), 3);
@@ -128,7 +135,7 @@ fn targets_of_mounts_are_looked_up_inside_the_root() {
     symlink(&victim.0, place.rootfs().join("absolute")).expect("a link can be made");
     symlink(format!("../../../../../../../../..{}", victim.0.display()), place.rootfs().join("relative")).expect("a link can be made");
     for name in ["hosts", "hostname", "resolv.conf"] {
-        symlink(victim.0.join("file"), place.rootfs().join("etc").join(name)).expect("a link can be made");
+        symlink(victim.0.join(name), place.rootfs().join("etc").join(name)).expect("a link can be made");
     }
     place.look_again();
     for target in ["/absolute", "/absolute/deep/er", "/relative", "/relative/deep", "/../../../../..//absolute/x", "/tmp/../relative/y"] {
@@ -182,7 +189,9 @@ fn no_working_directory_leads_out() {
     place.look_again();
     let mut directories: Vec<String> = (0..24).map(|n| format!("/proc/self/fd/{n}")).collect();
     directories.extend((3..12).map(|n| format!("/proc/self/fd/{n}/../../../../..")));
-    directories.extend(["/proc/self/cwd", "/proc/1/root", "/proc/1/cwd", "/proc/self/root/..", "/work", "/proc/thread-self/fd/3"].map(String::from));
+    directories.extend(
+        ["/proc/self/cwd", "/proc/1/root", "/proc/1/cwd", "/proc/self/root/..", "/work", "/proc/thread-self/fd/3"].map(String::from),
+    );
     for directory in directories {
         for init in [true, false] {
             match tried(place.sh("pwd; ls /").workdir(&directory).init(init)) {
@@ -386,7 +395,11 @@ fn an_image_is_unpacked_inside_its_layer() {
         let bytes = archive.into_inner().expect("an archive in memory can be written");
         let layers = [layout.layer_of(&base, Compressed::No), layout.layer(bytes.as_slice(), Compressed::No)];
         layout.image("latest", &layers, json!({ "Cmd": ["true"] }));
-        let ended = tried(Container::from_oci_layout(&path).engine(place.engine()).cmd(["sh", "-c", "echo x > /link/new; rm -rf /link/file /hard; true"]));
+        let ended = tried(Container::from_oci_layout(&path).engine(place.engine()).cmd([
+            "sh",
+            "-c",
+            "echo x > /link/new; rm -rf /link/file /hard; true",
+        ]));
         victim.assert_whole();
         if let Err(error) = ended {
             assert!(matches!(error, Error::Image(_) | Error::Layers(_)), "{name}: {error}");

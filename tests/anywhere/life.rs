@@ -1,8 +1,8 @@
 //! A container's life as its owner sees it: output, status, spawn and run; signals, ends, waits and drops.
 
+use crate::support::need;
 use crate::support::owner::{self, Act};
 use crate::support::place::{Place, block_on, ran, said, waker, within};
-use crate::support::need;
 use coracle::{Container, ContainerBuilder, Engine, Error, Output, Reason, Signal, Stdio};
 use std::future::Future;
 use std::io::Read as _;

@@ -68,7 +68,11 @@ fn an_owner_that_becomes_another_program_leaves_nothing() {
     let (owner, _, id) = owner(Act::Exec, &place);
     assert!(within(SOON, || std::fs::read_to_string(format!("/proc/{}/comm", owner.pid())).is_ok_and(|name| name == "sleep\n")));
     let this = format!("process {} ", owner.pid());
-    assert!(within(SOON, || place.left_of(&id, Duration::ZERO).iter().all(|what| what.starts_with(&this))), "{:?}", place.left_of(&id, Duration::ZERO));
+    assert!(
+        within(SOON, || place.left_of(&id, Duration::ZERO).iter().all(|what| what.starts_with(&this))),
+        "{:?}",
+        place.left_of(&id, Duration::ZERO)
+    );
     assert!(lives(owner.pid()));
     drop(owner);
     all_gone_soon(&place, &id);
@@ -124,11 +128,8 @@ fn a_process_that_holds_the_owners_sockets_keeps_nothing_alive() {
     need!(Busybox, UserNamespaces, Python3);
     let place = Place::new();
     let (mut owner, _, id) = owner(Act::Hold, &place);
-    let mut holder = Command::new("python3")
-        .args(["-c", HOLDS_SOCKETS, &owner.pid().to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 runs");
+    let mut holder =
+        Command::new("python3").args(["-c", HOLDS_SOCKETS, &owner.pid().to_string()]).stdout(Stdio::piped()).spawn().expect("python3 runs");
     let mut said = String::new();
     BufReader::new(holder.stdout.take().expect("a pipe")).read_line(&mut said).expect("it speaks");
     assert!(said.trim().parse::<u32>().is_ok_and(|taken| taken > 0), "it took {said:?} sockets");

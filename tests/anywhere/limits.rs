@@ -78,11 +78,8 @@ fn a_fifth_of_a_processor_is_a_fifth() {
 fn limits_are_seen_from_inside() {
     need!(Busybox, UserNamespaces, Delegation);
     let place = Place::new();
-    let line = [
-        reads("memory.max", "memory/memory.limit_in_bytes"),
-        reads("pids.max", "pids/pids.max"),
-        reads("cpu.max", "cpu/cpu.cfs_quota_us"),
-    ];
+    let line =
+        [reads("memory.max", "memory/memory.limit_in_bytes"), reads("pids.max", "pids/pids.max"), reads("cpu.max", "cpu/cpu.cfs_quota_us")];
     let out = ran(place.sh(&line.join("; ")).memory("64m").pids(33).cpus(0.5));
     let text = out.stdout_lossy();
     let said: Vec<&str> = text.lines().collect();
@@ -91,7 +88,9 @@ fn limits_are_seen_from_inside() {
     assert_eq!(asked, ["memory=64m", "cpus=0.5", "pids=33"]);
     assert!(out.waived.is_empty());
     // What programs take for the machine's is theirs, and they can't change it.
-    let out = ran(place.sh("cut -d : -f 3 /proc/self/cgroup | sort -u; find /sys/fs/cgroup -name cgroup.procs -exec sh -c 'echo 0 > $0' {} \\;").memory("64m"));
+    let out = ran(place
+        .sh("cut -d : -f 3 /proc/self/cgroup | sort -u; find /sys/fs/cgroup -name cgroup.procs -exec sh -c 'echo 0 > $0' {} \\;")
+        .memory("64m"));
     assert!(out.stderr_lossy().contains("Read-only file system"), "{}{}", out.stdout_lossy(), out.stderr_lossy());
 }
 
@@ -115,7 +114,11 @@ fn what_is_said_to_be_enforced_is() {
         let pid = container.pid().to_string();
         let procs = |directory: &Path| std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         let directory = limit.path.parent().expect("a file lies somewhere");
-        assert!([directory.to_owned(), directory.join("main")].iter().any(|d| procs(d).lines().any(|line| line == pid)), "{}", limit.path.display());
+        assert!(
+            [directory.to_owned(), directory.join("main")].iter().any(|d| procs(d).lines().any(|line| line == pid)),
+            "{}",
+            limit.path.display()
+        );
         assert!(limit.path.to_string_lossy().contains(container.id()), "{}", limit.path.display());
     }
     let directories: Vec<_> = enforced.iter().filter_map(|limit| limit.path.parent().map(Path::to_owned)).collect();
@@ -154,7 +157,8 @@ fn a_limit_that_this_machine_cannot_keep_is_an_error() {
 fn a_limit_beyond_what_the_kernel_takes_is_an_error() {
     need!(Busybox, UserNamespaces, Delegation);
     let place = Place::new();
-    let online = std::fs::read_to_string("/proc/cpuinfo").expect("there is /proc").lines().filter(|line| line.starts_with("processor")).count();
+    let online =
+        std::fs::read_to_string("/proc/cpuinfo").expect("there is /proc").lines().filter(|line| line.starts_with("processor")).count();
     let cpus = format!("from 0.01 to {online}, the number of processors online");
     for (builder, asked, accepted, control) in [
         (place.sh("true").cpus(0.0), "cpus=0", cpus.as_str(), "Cpu"),

@@ -46,8 +46,16 @@ fn an_owner_never_forks() {
     let trace = place.path().join("trace");
     let file = trace.to_str().expect("a path of ours is plain");
     // Whatever it spawns is let go when it executes a program: that is the supervisor's business.
-    let words =
-        ["strace", "--follow-forks", "--detach-on=execve", "-qq", "-o", file, "-e", "trace=clone,clone3,fork,vfork,unshare,setns,chdir,fchdir,chroot,umask"];
+    let words = [
+        "strace",
+        "--follow-forks",
+        "--detach-on=execve",
+        "-qq",
+        "-o",
+        file,
+        "-e",
+        "trace=clone,clone3,fork,vfork,unshare,setns,chdir,fchdir,chroot,umask",
+    ];
     let output = owner::under(&words, Act::EightThreads, place.path()).output().expect("strace runs");
     let text = std::fs::read_to_string(&trace).unwrap_or_default();
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

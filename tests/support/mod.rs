@@ -86,6 +86,10 @@ pub(crate) fn met(need: Need) -> bool {
         Need::Delegation => euid.is_root() || std::env::var_os("CORACLE_CGROUP").is_some(),
         Need::CgroupV2 => std::fs::metadata("/sys/fs/cgroup/cgroup.controllers").is_ok(),
         Need::CgroupHybrid => std::fs::metadata("/sys/fs/cgroup/unified/cgroup.procs").is_ok(),
+        Need::CgroupV1 => {
+            let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+            mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup") && line.contains("pids"))
+        }
         Need::OldKernel => kernel() < (6, 5),
         Need::UserSession => {
             let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).unwrap_or_default();

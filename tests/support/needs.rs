@@ -21,6 +21,8 @@ pub(crate) enum Need {
     CgroupV2,
     /// The hybrid layout: v1 controllers and a cgroup2 tree beside them.
     CgroupHybrid,
+    /// cgroup v1 hierarchies with controllers: the hybrid machines have them.
+    CgroupV1,
     /// A kernel before 6.5, whose overlay has no `lowerdir+`.
     OldKernel,
     /// A user manager of systemd on the user's bus.
@@ -81,6 +83,7 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::CgroupV2, "cgroup-v2", &[VmRoot, VmUser]),
     // Only where the machine is hybrid, which a developer's machine seldom is; the virtual machine never is.
     (Need::CgroupHybrid, "cgroup-hybrid", &[]),
+    (Need::CgroupV1, "v1-hierarchies", &[]),
     (Need::OldKernel, "old-kernel", &[VmRoot, VmUser]),
     (Need::UserSession, "user-session", &[]),
     (Need::AppArmorRestriction, "apparmor-restriction", &[]),
@@ -104,10 +107,10 @@ impl Need {
         TABLE.iter().find(|row| row.0 == self).map_or("", |row| row.1)
     }
 
-    /// The need that a skip's text names: the table's word, or that word as people write it: "cgroup v2", "needs root",
+    /// The need that a skip's text names: the table's word, or that word as people write it: "cgroup v2", "needs root", "root, to become somebody else",
     /// "a-file (linux-libc-dev on x86_64)".
     pub(crate) fn named(text: &str) -> Option<Self> {
-        let text = text.trim().to_ascii_lowercase();
+        let text = text.split(',').next().unwrap_or(text).trim().to_ascii_lowercase();
         let text = text.strip_prefix("needs ").or_else(|| text.strip_prefix("need ")).unwrap_or(&text);
         let beside = text.split_once('(').and_then(|(_, inside)| inside.split([' ', ')']).next());
         [Some(text), beside].into_iter().flatten().find_map(|text| {

@@ -342,7 +342,19 @@ impl Myself {
 
     fn look() -> Self {
         const LINES: [&str; 13] = [
-            "Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
+            "Umask",
+            "Uid",
+            "Gid",
+            "Groups",
+            "SigBlk",
+            "SigIgn",
+            "SigCgt",
+            "CapInh",
+            "CapEff",
+            "CapBnd",
+            "CapAmb",
+            "NoNewPrivs",
+            "Seccomp",
         ];
         let status = std::fs::read_to_string("/proc/self/status").expect("there is /proc");
         let link = |path: PathBuf| std::fs::read_link(path).map(|target| target.display().to_string()).unwrap_or_default();

@@ -34,6 +34,11 @@ impl Binary {
         self.source == metadata::root().join("tests/coracle.rs")
     }
 
+    /// Whether it is one of a package's `tests/`, and not its unit tests.
+    pub(crate) fn is_integration(&self) -> bool {
+        self.source.starts_with(self.directory.join("tests"))
+    }
+
     /// Runs it as we are, from its package's directory.
     pub(crate) fn run(&self, tier: Tier) -> Result<Report> {
         let log = log(&self.name(), tier);

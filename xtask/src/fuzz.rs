@@ -20,12 +20,12 @@ pub(crate) fn run_all(seconds: u32) -> Result<Outcome> {
         return Ok(Outcome::Nothing(String::from("there is no fuzz/ yet")));
     }
     tools::cargo_fuzz()?;
-    let targets = Run::new("cargo").args(["+nightly", "fuzz", "list"]).quiet().output()?;
+    let path = tools::path();
+    let targets = Run::new("cargo").args(["+nightly", "fuzz", "list"]).env("PATH", &path).quiet().output()?;
     let targets: Vec<&str> = targets.split_whitespace().collect();
     if targets.is_empty() {
         return Err(String::from("fuzz/ has no targets: give it one, or remove it"));
     }
-    let path = tools::path();
     Run::new("cargo").args(["+nightly", "fuzz", "build"]).env("PATH", &path).check()?;
     // One core each: two at a time is what the smallest machine has.
     let mut failures = Vec::new();

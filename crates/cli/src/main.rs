@@ -1,3 +1,60 @@
-//! The program `coracle`.
+//! The program `coracle`: containers from the command line, with Docker's flags and exit codes, and no daemon.
+//!
+//! What a command prints goes to standard output; what is said to a person goes to standard error. `coracle run` itself writes
+//! nothing to standard output, which is the container's.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod arguments;
+mod detached;
+mod environment;
+mod failure;
+mod images;
+mod json;
+mod life;
+mod mounts;
+mod progress;
+mod ps;
+mod run;
+mod table;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use coracle_container::{Engine, Error};
+use failure::Failure;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let Arguments { root, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing can be said about a closed standard error.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(failure::OURS) } else { ExitCode::SUCCESS };
+        }
+    };
+    let done = match command {
+        Command::Run(arguments) => life::run(root, *arguments),
+        Command::Pull(arguments) => images::pull(root, arguments),
+        Command::Images(arguments) => images::list(root, &arguments),
+        Command::Ps(arguments) => ps::list(root, &arguments),
+        Command::Stop(arguments) => detached::stop(root, &arguments),
+        Command::Kill(arguments) => detached::kill(root, &arguments),
+    };
+    ExitCode::from(done.unwrap_or_else(|failure| failure.tell()))
+}
+
+/// The engine below `--root`, or where it is if nothing is said.
+fn engine(root: Option<PathBuf>) -> Result<Engine, Error> {
+    match root {
+        Some(root) => Engine::builder().root(root).open(),
+        None => Engine::open(),
+    }
+}
+
+/// One thread is enough: the container is another process, and a pull has its own.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    runtime.map_err(|error| Failure::new(format!("can't start a runtime: {error}")))?.block_on(work)
+}

@@ -9,9 +9,10 @@
 
 use crate::container::Container;
 use crate::error::Error;
+use crate::image;
 use crate::state::{ContainerSummary, Description};
 use coracle_cgroups::Hierarchies;
-use coracle_image::{Digest, Platform, Store};
+use coracle_image::{Digest, Platform, Progress, Store};
 use coracle_layers::{LayerStore, Options, Ownership};
 use coracle_spawn::{IdMap, Record};
 use std::fs::DirBuilder;
@@ -32,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) runs: PathBuf,
     pub(crate) cgroup_parent: Option<PathBuf>,
+    /// Whether this process's own cgroup may be rearranged.
+    pub(crate) make_room: bool,
     /// A plain user's.
     pub(crate) id_map: Option<IdMap>,
     pub(crate) hierarchies: Hierarchies,
@@ -45,6 +48,7 @@ pub(crate) struct Inner {
 pub struct EngineBuilder {
     root: Option<PathBuf>,
     cgroup_parent: Option<PathBuf>,
+    make_room: bool,
 }
 
 static DEFAULT: Mutex<Option<Engine>> = Mutex::new(None);
@@ -102,6 +106,19 @@ impl Engine {
     /// [`Error::Image`].
     pub fn images(&self) -> Result<Vec<ImageSummary>, Error> {
         Ok(self.images_store()?.0.images()?.iter().map(ImageSummary::new).collect())
+    }
+
+    /// Asks the registry for the image by this name, as docker-pull(1) takes it, and brings in what is missing; also where an older
+    /// one of that name is here. `on_progress` is called with each step, from another thread: don't block in it.
+    ///
+    /// Cancel-safe: dropping the future stops the pull; what has arrived stays for the next.
+    ///
+    /// # Errors
+    /// [`Error::Description`] for a name that can't be one; [`Error::Image`] and [`Error::Layers`].
+    pub async fn pull(&self, reference: &str, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> Result<ImageSummary, Error> {
+        let reference = image::parse(reference).map_err(|problem| Error::Description { problems: vec![problem] })?;
+        let ready = image::pull(self, reference, Platform::host(), Some(Arc::new(on_progress)), true).await?;
+        Ok(ImageSummary::new(&ready.image))
     }
 
     /// The containers that run below this directory, of this process and of others. What dead ones left is taken back first.
@@ -167,6 +184,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Lets the engine move **every** process of this process's own cgroup into a leaf of it (`owner.coracle`), where they stand in
+    /// the way of limits: cgroup v2 gives controllers only to the children of a cgroup that holds no process itself. That is so for
+    /// root in a container, and for a plain user in a scope of `systemd-run`. Once done, it stays.
+    pub fn make_room(mut self, yes: bool) -> Self {
+        self.make_room = yes;
+        self
+    }
+
     /// Makes the directory if it isn't there, looks at the host, and takes back what dead containers left. Blocks.
     ///
     /// # Errors
@@ -185,7 +210,16 @@ impl EngineBuilder {
             Hierarchies::detect_from("", "")
         });
         let images = OnceLock::new();
-        let inner = Inner { root, runs, cgroup_parent: self.cgroup_parent, id_map, hierarchies, images, opening: Mutex::new(()) };
+        let inner = Inner {
+            root,
+            runs,
+            cgroup_parent: self.cgroup_parent,
+            make_room: self.make_room,
+            id_map,
+            hierarchies,
+            images,
+            opening: Mutex::new(()),
+        };
         let engine = Engine(Arc::new(inner));
         engine.sweep()?;
         Ok(engine)

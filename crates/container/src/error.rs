@@ -141,7 +141,12 @@ impl Error {
             Self::Description { problems } => lines(problems.iter().filter_map(|p| p.remedy.clone())),
             Self::Limits { refused } => {
                 let controls: Vec<_> = refused.iter().map(|r| format!(".best_effort(Control::{:?})", r.control)).collect();
-                let known = refused.iter().filter_map(Refusal::remedy);
+                let known = refused.iter().filter_map(|refusal| match refusal.reason {
+                    coracle_cgroups::Reason::ProcessesInTheWay { .. } => Some(
+                        "let the engine move the processes of this cgroup into a leaf of it: Engine::builder().make_room(true)".into(),
+                    ),
+                    _ => refusal.remedy(),
+                });
                 lines(known.chain([format!("or go on without: {}", controls.concat())]))
             }
             // The image crate's remedy names its own setter, which a container's description doesn't have.
@@ -150,6 +155,10 @@ impl Error {
             }
             Self::Image(error) => error.remedy(),
             Self::Layers(error) => error.remedy(),
+            Self::Start(coracle_spawn::Error::Step { step, errno: 22, .. }) if step.contains("overlay") => Some(
+                "keep images and containers on a file system that can hold an overlay's upper directory (not overlayfs, not NFS): CORACLE_ROOT or Engine::builder().root(..)"
+                    .into(),
+            ),
             Self::Start(error) => error.remedy(),
             Self::NotReady { .. } => Some("to run a command to its end and see what it said, use output() and not run()".into()),
             Self::NoSuchContainer { .. } => Some("`coracle ps` lists those that run".into()),

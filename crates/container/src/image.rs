@@ -3,7 +3,7 @@
 use crate::background;
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
-use coracle_image::{Image, LayerSink, OciLayout, Platform, Progress, Reference, Store};
+use coracle_image::{Image, OciLayout, Platform, Progress, Reference, Store};
 use coracle_layers::{LayerStore, read_ownership};
 use coracle_spawn::{OwnerChange, change_owners};
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ pub(crate) async fn pull(
         if let Some(progress) = progress {
             puller = puller.progress(move |event| progress(event));
         }
-        let sink: Arc<dyn LayerSink> = Arc::new(layers.clone());
+        let sink: Arc<dyn coracle_image::LayerSink> = Arc::new(layers.clone());
         let image = runtime.block_on(async {
             let pulled = async {
                 if always { puller.pull(store, &reference, sink).await } else { puller.pull_missing(store, &reference, sink).await }
@@ -72,7 +72,9 @@ pub(crate) async fn pull(
             }
         });
         // Nobody waits for the answer where there is none.
-        image.map_or(Err(Error::Lost), |image| ready(&engine, store, layers, image?))
+        let image = image.ok_or(Error::Lost)??;
+        layers.sync(&image.config.diff_ids)?;
+        ready(&engine, store, layers, image)
     };
     let work = background::run("coracle-pull", work).map_err(|source| Error::State {
         attempted: "start a thread to pull into",
@@ -101,6 +103,7 @@ pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready,
     let work = move || {
         let (store, layers) = engine.images_store()?;
         let image = OciLayout::open(&path)?.import(store, layers)?;
+        layers.sync(&image.config.diff_ids)?;
         ready(&engine, store, layers, image)
     };
     let work = background::run("coracle-import", work).map_err(|source| Error::State {

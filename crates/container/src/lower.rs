@@ -10,7 +10,9 @@ use crate::network;
 use crate::rootfs::{self, Lower};
 use crate::state::Description;
 use crate::stdio::Stdio;
-use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Owner, Placement, Refusal, Stat, Step, Version};
+use coracle_cgroups::{
+    Control, Enforced, Hierarchies, IfMissing, Limits, Owner, Placement, Reason as Refused, Refusal, Stat, Step, Version,
+};
 use coracle_image::{ImageConfig, Reference};
 use coracle_spawn::seccomp::Filter;
 use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, Effect, Init, Mount, Namespaces, Signal, Spawn, Undo};
@@ -144,11 +146,14 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
         Some(parent) => Owner::current().below(parent),
         None => Owner::current(),
     };
-    let placement = Placement::decide(&engine.0.hierarchies, &owner, &checked.limits).best_effort(&builder.best_effort);
-    let cgroups = placement.plan(&id).map_err(|error| match error {
-        coracle_cgroups::Error::Refused(refused) => Error::Limits { refused },
-        error => Error::Description { problems: vec![Problem { what: error.to_string(), remedy: error.remedy() }] },
-    })?;
+    let decide = |hierarchies: &Hierarchies| Placement::decide(hierarchies, &owner, &checked.limits);
+    let mut placement = decide(&engine.0.hierarchies);
+    if engine.0.make_room && placement.refused().iter().any(|r| matches!(r.reason, Refused::ProcessesInTheWay { .. })) {
+        Placement::make_room(&engine.0.hierarchies, &owner).map_err(cgroups_error)?;
+        placement = decide(&Hierarchies::detect().map_err(cgroups_error)?);
+    }
+    let placement = placement.best_effort(&builder.best_effort);
+    let cgroups = placement.plan(&id).map_err(cgroups_error)?;
 
     let (lower, config, lease, name) = match &builder.source {
         Source::Rootfs(path) => {
@@ -238,6 +243,13 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     // Last, because it holds the record of all the others.
     spawn = spawn.undo(Undo::RemoveTree(run));
     Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics })
+}
+
+fn cgroups_error(error: coracle_cgroups::Error) -> Error {
+    match error {
+        coracle_cgroups::Error::Refused(refused) => Error::Limits { refused },
+        error => Error::Description { problems: vec![Problem { what: error.to_string(), remedy: error.remedy() }] },
+    }
 }
 
 /// 16 hexadecimal digits that nobody else has.

@@ -4,6 +4,7 @@ use crate::error::Error;
 use coracle_spawn::{Attributes, Effect, Mount, Overlay, Root, Spawn};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What a root stands on.
@@ -22,7 +23,13 @@ const NOT_OF_THE_HOST: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/l
 pub(crate) fn add(mut spawn: Spawn, lower: Lower, run: &Path, userxattr: bool) -> Result<Spawn, Error> {
     let (upper, work) = (run.join("upper"), run.join("work"));
     let directory = |path: &Path| Effect::MakeDirectory { path: path.to_owned(), mode: 0o755 };
-    spawn = spawn.effect(directory(&upper)).effect(directory(&work));
+    // `/` shows the bits of the upper directory, so they are those of what it lies on.
+    let top = match &lower {
+        Lower::Layers(lower) => lower.first().and_then(|top| fs::metadata(top).ok()),
+        Lower::HostByDirectories => None,
+    };
+    let mode = top.map_or(0o755, |top| top.mode() & 0o7777);
+    spawn = spawn.effect(Effect::MakeDirectory { path: upper.clone(), mode }).effect(directory(&work));
     // The files go with the container: whether they reached the disk is nobody's concern.
     let overlay = |lower: Vec<PathBuf>| Overlay::new(lower).userxattr(userxattr).volatile(true);
     match lower {

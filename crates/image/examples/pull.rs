@@ -6,14 +6,24 @@
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::process::ExitCode;
 
 use coracle_image::{Digest, Image, NoSink, OciLayout, Platform, Progress, Store};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
     let dir = std::env::temp_dir().join(format!("coracle-pull-{}", std::process::id()));
     let result = run(&dir);
     let _ = fs::remove_dir_all(&dir);
-    result
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            if let Some(remedy) = error.downcast_ref().and_then(coracle_image::Error::remedy) {
+                eprintln!("  fix: {remedy}");
+            }
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run(dir: &Path) -> Result<(), Box<dyn Error>> {
@@ -41,15 +51,7 @@ fn run(dir: &Path) -> Result<(), Box<dyn Error>> {
 #[cfg(feature = "registry")]
 fn pull(store: &Store, name: &str) -> Result<Image, Box<dyn Error>> {
     let puller = coracle_image::Puller::new().progress(show);
-    match puller.pull_blocking(store, &name.parse()?, std::sync::Arc::new(NoSink)) {
-        Ok(image) => Ok(image),
-        Err(error) => {
-            if let Some(remedy) = error.remedy() {
-                eprintln!("to mend it: {remedy}");
-            }
-            Err(error.into())
-        }
-    }
+    Ok(puller.pull_blocking(store, &name.parse()?, std::sync::Arc::new(NoSink))?)
 }
 
 #[cfg(not(feature = "registry"))]

@@ -27,14 +27,14 @@ use crate::descriptor::Descriptor;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Image;
-use crate::ingest::{Begin, Flow, Ingest, Prepared, prepare};
+use crate::ingest::{Flow, Ingest, Prepared, prepare};
 use crate::manifest::{Document, MANIFEST_MAX, Manifest};
 use crate::oci_layout::DEPTH;
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP};
 use crate::reference::Reference;
 use crate::sink::{LayerInfo, LayerSink};
-use crate::store::{PATIENCE, Record, Store, image};
+use crate::store::{PATIENCE, Record, Small, Store, image};
 
 type Callback = Arc<dyn Fn(Progress) + Send + Sync>;
 
@@ -320,14 +320,12 @@ impl<'a> Pull<'a> {
         }
         loop {
             let (store, wanted) = (self.store.clone(), digest.clone());
-            if let Some(bytes) = self.blocking(move || store.read(&wanted, CONFIG_MAX)).await? {
-                return Ok(bytes);
-            }
-            let (store, wanted, size, image) = (self.store.clone(), digest.clone(), *size, self.reference.to_string());
-            let begin = move || Ingest::begin(&store, &wanted, size, &image, "the config");
-            match self.blocking(begin).await? {
-                Begin::Busy => tokio::time::sleep(PATIENCE).await,
-                Begin::Ready(ingest) => {
+            let (size, image) = (*size, self.reference.to_string());
+            let small = move || store.small(&wanted, size, CONFIG_MAX, &image, "the config");
+            match self.blocking(small).await? {
+                Small::There(bytes) => return Ok(bytes),
+                Small::Busy => tokio::time::sleep(PATIENCE).await,
+                Small::Missing(ingest) => {
                     let flow = self.blocking(move || Flow::from_start(ingest)).await?;
                     self.fetch(flow, digest, size, "the config", &|_| {}).await?;
                 }

@@ -257,19 +257,36 @@ impl Store {
 
     /// Keeps a small blob whose digest the caller knows to be right.
     pub(crate) fn put(&self, digest: &Digest, bytes: &[u8], image: &str, part: &str) -> Result<(), Error> {
+        let size = bytes.len() as u64;
         loop {
-            if self.read(digest, bytes.len() as u64)?.is_some() {
-                return Ok(());
-            }
-            match Ingest::begin(self, digest, bytes.len() as u64, image, part)? {
-                Begin::Busy => std::thread::sleep(PATIENCE),
-                Begin::Ready(ingest) => {
+            match self.small(digest, size, size, image, part)? {
+                Small::There(_) => return Ok(()),
+                Small::Busy => std::thread::sleep(PATIENCE),
+                Small::Missing(ingest) => {
                     let mut flow = Flow::from_start(ingest)?;
                     flow.take(bytes)?;
                     return flow.finish();
                 }
             }
         }
+    }
+
+    /// Finds out what there is of a small blob.
+    pub(crate) fn small(&self, digest: &Digest, size: u64, max: u64, image: &str, part: &str) -> Result<Small, Error> {
+        if let Some(bytes) = self.read(digest, max)? {
+            return Ok(Small::There(bytes));
+        }
+        let Begin::Ready(ingest) = Ingest::begin(self, digest, size, image, part)? else {
+            return Ok(Small::Busy);
+        };
+        // Whoever had the lock a moment ago may have brought it.
+        Ok(match self.read(digest, max)? {
+            Some(bytes) => {
+                ingest.discard();
+                Small::There(bytes)
+            }
+            None => Small::Missing(ingest),
+        })
     }
 
     pub(crate) fn record(&self, reference: &Reference, platform: &Platform) -> Result<Option<Record>, Error> {
@@ -331,6 +348,16 @@ impl Store {
         flock(file.as_fd(), FlockOperation::LockShared).map_err(disk("lock", &path))?;
         Ok(file)
     }
+}
+
+/// What there is of a small blob.
+pub(crate) enum Small {
+    #[cfg_attr(not(feature = "registry"), expect(dead_code, reason = "only a pull wants the bytes"))]
+    There(Vec<u8>),
+    /// Somebody else is bringing it: ask again.
+    Busy,
+    /// Bringing it is the caller's right now.
+    Missing(Ingest),
 }
 
 /// How long to wait before asking again for a lock that somebody has.

@@ -356,10 +356,10 @@ impl Builder {
             Ownership::Keep => Some((Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid))),
             _ => None,
         };
-        if self.ownership == Ownership::Defer {
-            if let Some(owner) = view.deferred(0, b"")? {
-                self.ledger.owners.insert(Vec::new(), owner);
-            }
+        if self.ownership == Ownership::Defer
+            && let Some(owner) = view.deferred(0, b"")?
+        {
+            self.ledger.owners.insert(Vec::new(), owner);
         }
         describe(&view.layers[0].1, &stat, root, owner, self.ownership).map_err(|errno| Error::io("describe", "/", errno))?;
         Ok(self.ledger)

@@ -116,10 +116,10 @@ impl Tree {
             return Ok(fd.clone());
         }
         let fd = Rc::new(self.open_as(path, OFlags::PATH)?);
-        if self.open.len() >= OPEN_DIRECTORIES {
-            if let Some(oldest) = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone()) {
-                self.open.remove(&oldest);
-            }
+        if self.open.len() >= OPEN_DIRECTORIES
+            && let Some(oldest) = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone())
+        {
+            self.open.remove(&oldest);
         }
         self.open.insert(path.to_vec(), (fd.clone(), self.clock));
         Ok(fd)

@@ -155,7 +155,7 @@ mod tests {
         fs::write(tree.join("a/file"), "").unwrap();
         symlink(&outside, tree.join("a/link")).unwrap();
         symlink("../../outside/file", tree.join("a/b/link")).unwrap();
-        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0o0)).unwrap();
         fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o555)).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());

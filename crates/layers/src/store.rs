@@ -183,10 +183,10 @@ impl LayerStore {
             let directory = self.inner.layers.join(algorithm);
             for entry in fs::read_dir(&directory).map_err(|error| Error::io("read", &directory, error))? {
                 let entry = entry.map_err(|error| Error::io("read", &directory, error))?;
-                if let Ok(digest) = format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse() {
-                    if is_complete(&entry.path()) {
-                        digests.push(digest);
-                    }
+                if let Ok(digest) = format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse()
+                    && is_complete(&entry.path())
+                {
+                    digests.push(digest);
                 }
             }
         }
@@ -341,10 +341,10 @@ impl Inner {
             let Ok(fd) = rustix::fs::open(&path, flags, Mode::empty()) else {
                 continue;
             };
-            if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                if let Err(error) = remove_tree(&path) {
-                    tracing::warn!(path = %path.display(), %error, "leftovers can't be removed");
-                }
+            if rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && let Err(error) = remove_tree(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "leftovers can't be removed");
             }
         }
     }
@@ -442,10 +442,10 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         // With the lock still held, so that nobody else removes it at the same time.
-        if self.lock.is_some() {
-            if let Err(error) = remove_tree(&self.path) {
-                tracing::warn!(path = %self.path.display(), %error, "what was unpacked can't be removed");
-            }
+        if self.lock.is_some()
+            && let Err(error) = remove_tree(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "what was unpacked can't be removed");
         }
     }
 }

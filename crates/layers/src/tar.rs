@@ -855,7 +855,7 @@ impl Records {
             b"GNU.sparse.size" => self.sparse_size = some(value, decimal)?,
             b"GNU.sparse.numblocks" => self.sparse_count = some(value, decimal)?,
             b"GNU.sparse.offset" => {
-                if pairs.len() % 2 != 0 {
+                if !pairs.len().is_multiple_of(2) {
                     return Err("doesn't alternate with GNU.sparse.numbytes");
                 }
                 pairs.push(decimal(value)?);

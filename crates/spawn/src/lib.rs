@@ -83,6 +83,11 @@ pub use stdio::{PipeReader, PipeWriter, Stdio};
 pub mod fuzz {
     use crate::wire::{Answer, Field, Plan, Reader, Record, Report, Request};
 
+    /// A plan as it travels: where a fuzzer best begins.
+    pub fn plan_bytes(plan: &crate::Plan) -> &[u8] {
+        &plan.bytes
+    }
+
     /// Reads the bytes as each thing that travels, and checks that what was read is written the same.
     pub fn wire(bytes: &[u8]) {
         fn both_ways<'a, T: Field<'a>>(bytes: &'a [u8]) {

@@ -134,11 +134,8 @@ impl Reactor {
         // Outside the lock: a waker may run anything.
         match what {
             Some(What::Wake(waker)) => waker.wake(),
-            Some(What::Hear(connection)) => {
-                if !connection.hear() {
-                    self.forget(key, connection.socket());
-                }
-            }
+            Some(What::Hear(connection)) if connection.hear() => {}
+            Some(What::Hear(connection)) => self.forget(key, connection.socket()),
             Some(What::Reap(connection)) => {
                 if let Some(pidfd) = connection.pidfd() {
                     self.forget(key, pidfd);

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 /// Who is the first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Init {
     /// Our init: it reaps orphans, hands signals on, and starts the command.
     #[default]
@@ -883,7 +884,7 @@ impl Lowering {
             prepare: self.prepare.list(),
             undo: undo.list(),
             // The cgroup namespace is unshared when its root, the container's cgroup, is joined.
-            namespaces: (spawn.namespaces - Namespaces::CGROUP | user).flags(),
+            namespaces: ((spawn.namespaces - Namespaces::CGROUP) | user).flags(),
             id_map,
             cgroup: wire::Cgroup {
                 into: into.as_deref(),

@@ -187,7 +187,7 @@ impl Mounts {
         Ok(())
     }
 
-    fn from_cache(&self, name: &CStr, attributes: u64) -> Result<Fd> {
+    fn cached(&self, name: &CStr, attributes: u64) -> Result<Fd> {
         let tree = clone_tree(self.cache.ok_or(Errno::EINVAL)?, name, false)?;
         mount_setattr(tree, attributes | attribute::NOSUID | attribute::NODEV | attribute::NOEXEC, false)?;
         Ok(tree)
@@ -253,7 +253,7 @@ impl Mounts {
         let file = openat2(cache, name, open::CREATE | open::EXCLUSIVE | open::WRITE, mode, 0)?;
         write_all(file, contents)?;
         close(file);
-        let tree = self.from_cache(name, 0)?;
+        let tree = self.cached(name, 0)?;
         let done = self.place(tree, target, false, create::FILE);
         close(tree);
         done
@@ -265,7 +265,7 @@ impl Mounts {
             return Ok(());
         };
         let tree = if fstat(onto)?.is_directory() {
-            self.from_cache(c"empty", crate::system_call::mount::ATTR_RDONLY)?
+            self.cached(c"empty", crate::system_call::mount::ATTR_RDONLY)?
         } else {
             device_of_host(c"/dev/null", 1, 3)?
         };

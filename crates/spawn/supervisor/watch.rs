@@ -150,7 +150,7 @@ impl Watch<'_> {
         for (index, procs) in self.plan.cgroup.join.iter().enumerate() {
             write_number(procs, pid).map_err(|errno| failure(stage::CGROUP, index, errno.into()))?;
         }
-        // Only where a step awaits it: a byte that nobody reads turns what the other end said last into ECONNRESET.
+        // Only where it is waited for: a word that nobody reads makes the socket's end an error.
         if self.plan.cgroup.into.is_some() || !self.plan.cgroup.join.is_empty() {
             tell(ours);
         }
@@ -268,7 +268,7 @@ impl Watch<'_> {
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
                 Ok(Report::Never(..)) | Err(_) => {}
             },
-            // It left without reading what we told it; what it said is still to be read.
+            // It ended before it had read all: told once, and what it said comes after.
             Err(Errno::ECONNRESET) => {}
             Ok(_) | Err(_) => self.close_report(),
         }

@@ -327,7 +327,7 @@ fn random_stacks_show_what_the_specification_says() {
         random ^= random << 17;
         random % bound
     };
-    for round in 0..60 {
+    for round in 0..300 {
         let mut model = Model::default();
         let mut archives = Vec::new();
         let mut stack = Vec::new();
@@ -337,7 +337,7 @@ fn random_stacks_show_what_the_specification_says() {
             let mut files = BTreeSet::new();
             let mut parents = BTreeSet::new();
             let mut marks = BTreeSet::new();
-            for _ in 0..next(10) {
+            for _ in 0..next(16) {
                 let depth = 1 + next(3);
                 let path = (0..depth).map(|_| ["a", "b", "c"][next(3) as usize]).collect::<Vec<_>>().join("/");
                 let above: Vec<String> = path.match_indices('/').map(|(end, _)| path[..end].to_owned()).collect();

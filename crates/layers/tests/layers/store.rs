@@ -63,7 +63,7 @@ fn a_layer_is_there_when_it_is_whole_and_not_before() {
     let store = LayerStore::open(scratch.path(), options()).unwrap();
     let (blob, info) = layer(50);
     assert!(!store.contains(&info));
-    assert!(matches!(store.paths(&[info.diff_id.clone()]), Err(Error::Missing { .. })));
+    assert!(matches!(store.paths(std::slice::from_ref(&info.diff_id)), Err(Error::Missing { .. })));
     let mut writer = store.begin(&info).unwrap();
     for part in blob.chunks(1000) {
         assert!(!store.contains(&info));
@@ -71,16 +71,16 @@ fn a_layer_is_there_when_it_is_whole_and_not_before() {
     }
     writer.finish().unwrap();
     assert!(store.contains(&info));
-    assert_eq!(store.list().unwrap(), [info.diff_id.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&info.diff_id));
     let report = store.report(&info.diff_id).unwrap();
     assert_eq!((report.entries, report.diff_id, report.implicit_parents.len()), (50, info.diff_id.clone(), 10));
-    let path = &store.paths(&[info.diff_id.clone()]).unwrap()[0];
+    let path = &store.paths(std::slice::from_ref(&info.diff_id)).unwrap()[0];
     assert_eq!(fs::read_to_string(path.join("d3/f13")).unwrap(), "13 ".repeat(2000));
     // Once more costs nothing.
     let mut again = store.begin(&info).unwrap();
     again.write_all(b"whatever").unwrap();
     again.finish().unwrap();
-    store.sync(&[info.diff_id.clone()]).unwrap();
+    store.sync(std::slice::from_ref(&info.diff_id)).unwrap();
     assert!(store.contains(&info));
     let reopened = LayerStore::open(scratch.path(), options()).unwrap();
     assert!(reopened.contains(&info));
@@ -208,7 +208,7 @@ fn a_layer_without_its_marker_is_void_and_replaced() {
         }
         fs::write(directory.join("fs/d0/f0"), "zeros after a crash").unwrap();
         assert!(!store.contains(&info));
-        assert!(matches!(store.paths(&[info.diff_id.clone()]), Err(Error::Missing { .. })));
+        assert!(matches!(store.paths(std::slice::from_ref(&info.diff_id)), Err(Error::Missing { .. })));
         write();
         assert!(store.contains(&info));
         assert_ne!(fs::read_to_string(directory.join("fs/d0/f0")).unwrap(), "zeros after a crash");

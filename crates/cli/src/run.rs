@@ -1,0 +1,225 @@
+//! From the flags of `coracle run` to the description of a container.
+
+use crate::arguments::{BestEffort, NetworkChoice, Run};
+use crate::environment;
+use crate::failure::Fault;
+use crate::mounts;
+use coracle_container::{Container, ContainerBuilder, Control, Network, Rlimit, Stdio};
+use std::ffi::{OsStr, OsString};
+
+/// Puts the description together. Everything that is wrong with the flags is reported at once.
+pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsString>) -> Result<ContainerBuilder, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut words = arguments.words.iter();
+    let mut builder = match (&arguments.rootfs, &arguments.oci_layout) {
+        (Some(directory), _) => {
+            if words.len() == 0 && arguments.entrypoint.is_none() {
+                faults.push(Fault::new("--rootfs: no command is named", "write it behind the directory: coracle run --rootfs DIR COMMAND"));
+            }
+            Container::from_rootfs(directory)
+        }
+        (None, Some(directory)) => Container::from_oci_layout(directory),
+        (None, None) => {
+            let image = words.next();
+            if image.is_none() {
+                faults.push(Fault::new("no image is named", "coracle run IMAGE [COMMAND], or --rootfs DIR COMMAND"));
+            }
+            // What isn't UTF-8 is no image's name either, and the engine says so.
+            Container::from_image(image.map(|image| image.to_string_lossy()).unwrap_or_default())
+        }
+    };
+    if arguments.tty {
+        faults.push(Fault::new("--tty: there are no terminals for containers yet", "leave -t out; -i alone passes standard input"));
+    }
+
+    if words.len() > 0 {
+        builder = builder.cmd(words);
+    }
+    if let Some(entrypoint) = &arguments.entrypoint {
+        builder = builder.entrypoint(Some(entrypoint).filter(|program| !program.is_empty()));
+    }
+    for path in &arguments.env_file {
+        match environment::file(path, &outer) {
+            Ok(variables) => builder = builder.envs(variables),
+            Err(wrong) => faults.extend(wrong),
+        }
+    }
+    for word in &arguments.env {
+        match environment::variable(word, &outer) {
+            Ok(variable) => builder = builder.envs(variable),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if let Some(directory) = &arguments.workdir {
+        builder = builder.workdir(directory);
+    }
+    if let Some(user) = &arguments.user {
+        builder = builder.user(user);
+    }
+    if let Some(name) = &arguments.hostname {
+        builder = builder.hostname(name);
+    }
+    if let Some(yes) = arguments.init {
+        builder = builder.init(yes);
+    }
+
+    let volumes = arguments.volume.iter().map(|word| mounts::volume(word));
+    let mounts = arguments.mount.iter().map(|word| mounts::mount(word));
+    let tmpfs = arguments.tmpfs.iter().map(|word| mounts::tmpfs(word));
+    for mount in volumes.chain(mounts).chain(tmpfs) {
+        match mount {
+            Ok(mount) => builder = builder.mount(mount),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    builder = builder.read_only_rootfs(arguments.read_only.unwrap_or(false));
+
+    // Docker's 0, and -1 for pids, are no limit.
+    if let Some(size) = arguments.memory.as_deref().filter(|size| *size != "0") {
+        builder = builder.memory(size);
+    }
+    if let Some(cpus) = arguments.cpus.filter(|cpus| *cpus != 0.0) {
+        builder = builder.cpus(cpus);
+    }
+    match arguments.pids_limit {
+        None | Some(0 | -1) => {}
+        Some(limit) => match u64::try_from(limit) {
+            Ok(limit) => builder = builder.pids(limit),
+            Err(_) => faults.push(Fault::new(format!("--pids-limit {limit} is no number of processes"), "1 or more, or -1 for no limit")),
+        },
+    }
+    for word in &arguments.ulimit {
+        match word.parse::<Rlimit>() {
+            Ok(limit) => builder = builder.rlimit(limit),
+            Err(error) => faults.push(Fault::new(format!("--ulimit {error}"), "for example --ulimit nofile=1024:2048")),
+        }
+    }
+    for limit in &arguments.best_effort {
+        builder = builder.best_effort(match limit {
+            BestEffort::Memory => Control::Memory,
+            BestEffort::Cpus => Control::Cpu,
+            BestEffort::Pids => Control::Pids,
+        });
+    }
+
+    // The engine takes each in turn, and ALL first: the order of the two flags doesn't matter.
+    builder = arguments.cap_add.iter().fold(builder, |builder, name| builder.cap_add(name));
+    builder = arguments.cap_drop.iter().fold(builder, |builder, name| builder.cap_drop(name));
+    builder = builder.network(match arguments.network {
+        NetworkChoice::None => Network::none(),
+        NetworkChoice::Host => Network::host(),
+    });
+    for word in &arguments.label {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        builder = builder.label(key, value);
+    }
+
+    let of_ours = |yes: bool| if yes { Stdio::inherit() } else { Stdio::null() };
+    builder = builder.stdin(of_ours(arguments.interactive));
+    builder = builder.stdout(of_ours(!arguments.detach)).stderr(of_ours(!arguments.detach));
+    if faults.is_empty() { Ok(builder) } else { Err(faults) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::{Arguments, Command};
+    use clap::{CommandFactory, Parser};
+
+    fn parse(words: &[&str]) -> Result<Run, clap::Error> {
+        match Arguments::try_parse_from(["coracle", "run"].iter().chain(words))?.command {
+            Command::Run(run) => Ok(*run),
+            _ => unreachable!("it says run"),
+        }
+    }
+
+    fn outer(key: &OsStr) -> Option<OsString> {
+        (key == "HERE").then(|| "from here".into())
+    }
+
+    /// What the flags become, as the description shows itself.
+    fn described(words: &[&str]) -> String {
+        format!("{:?}", describe(&parse(words).unwrap_or_else(|e| panic!("{words:?}: {e}")), outer).unwrap_or_else(|e| panic!("{e:?}")))
+    }
+
+    #[track_caller]
+    fn has(words: &[&str], expected: &[&str]) {
+        let shown = described(words);
+        for part in expected {
+            assert!(shown.contains(part), "{words:?}: no {part} in {shown}");
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_flags_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_first_word_is_the_image_and_ends_the_flags() {
+        has(&["debian:12"], &["source: Image(\"debian:12\")", "cmd: None", "entrypoint: None"]);
+        has(
+            &["debian", "ls", "-l", "--env", "A=1"],
+            &["source: Image(\"debian\")", "cmd: Some([\"ls\", \"-l\", \"--env\", \"A=1\"])", "env: []"],
+        );
+        has(&["debian", "--", "x"], &["cmd: Some([\"--\", \"x\"])"]);
+        has(&["--", "debian", "-x"], &["source: Image(\"debian\")", "cmd: Some([\"-x\"])"]);
+        assert!(parse(&["--no-such-flag", "debian"]).is_err());
+    }
+
+    #[test]
+    fn a_directory_takes_the_place_of_the_image() {
+        has(&["--rootfs", "/r", "true", "-x"], &["source: Rootfs(\"/r\")", "cmd: Some([\"true\", \"-x\"])"]);
+        has(&["--oci-layout=/l"], &["source: OciLayout(\"/l\")", "cmd: None"]);
+        has(&["--oci-layout", "/l", "id"], &["source: OciLayout(\"/l\")", "cmd: Some([\"id\"])"]);
+        has(&["--rootfs", "/r", "--entrypoint", "/bin/sh"], &["entrypoint: Some([\"/bin/sh\"])", "cmd: None"]);
+        assert!(parse(&["--rootfs", "/r", "--oci-layout", "/l", "x"]).is_err());
+    }
+
+    #[test]
+    fn each_flag_has_its_place_in_the_description() {
+        has(&["--entrypoint", "", "i", "c"], &["entrypoint: Some([])", "cmd: Some([\"c\"])"]);
+        has(&["-e", "A=1", "--env=HERE", "-e", "NOT_HERE", "i"], &["env: [\"A\", \"HERE\"]"]);
+        has(&["-w", "/w", "-u", "1:2", "-h", "box", "i"], &["workdir: Some(\"/w\")", "user: Some(\"1:2\")", "hostname: Some(\"box\")"]);
+        has(&["-v", "/a:/b:ro", "i"], &["Bind { source: \"/a\" }, target: \"/b\", read_only: true"]);
+        has(&["--mount", "type=bind,src=/a,dst=/b", "i"], &["Bind { source: \"/a\" }, target: \"/b\", read_only: false"]);
+        has(&["--tmpfs", "/t:size=1m", "i"], &["Tmpfs { size: Some(\"1m\"), mode: 1023 }, target: \"/t\""]);
+        has(&["--read-only", "i"], &["read_only_rootfs: true"]);
+        has(&["--read-only=false", "i"], &["read_only_rootfs: false"]);
+        has(&["-m", "64m", "--cpus", "1.5", "--pids-limit", "7", "i"], &["Text(\"64m\")", "cpus: Some(1.5)", "pids: Some(7)"]);
+        has(&["-m0", "--cpus=0", "--pids-limit", "-1", "i"], &["memory: None", "cpus: None", "pids: None"]);
+        has(&["--ulimit", "nofile=10:20", "i"], &["Rlimit { resource: Nofile, soft: 10, hard: 20 }"]);
+        has(&["--cap-add", "NET_ADMIN", "--cap-drop=ALL", "i"], &["capabilities: [(true, \"NET_ADMIN\"), (false, \"ALL\")]"]);
+        has(&["i"], &["network: Network(None)"]);
+        has(&["--network", "host", "i"], &["network: Network(Host)"]);
+        has(&["--net=none", "i"], &["network: Network(None)"]);
+        has(&["-l", "a=1", "--label", "b", "i"], &["labels: {\"a\": \"1\", \"b\": \"\"}"]);
+    }
+
+    #[test]
+    fn flags_that_the_description_does_not_show_are_read() {
+        let run = |words: &[&str]| parse(words).unwrap();
+        assert_eq!(run(&["--init", "i"]).init, Some(true));
+        assert_eq!(run(&["--init=false", "i"]).init, Some(false));
+        assert_eq!(run(&["i"]).init, None);
+        assert_eq!(run(&["--rm", "i"]).words, ["i"]);
+        assert_eq!(run(&["--best-effort", "memory,pids", "i"]).best_effort, [BestEffort::Memory, BestEffort::Pids]);
+        let all = run(&["-qd", "i"]);
+        assert!(all.quiet && all.detach && !all.interactive);
+        assert!(run(&["-iq", "--stats", "i"]).stats);
+        assert!(parse(&["-di", "i"]).is_err());
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let run = parse(&["-t", "-v", "x", "--tmpfs", "/t:noexec", "--ulimit", "files=1", "--pids-limit=-2", "-e", "=1"]).unwrap();
+        let faults = describe(&run, outer).unwrap_err();
+        assert_eq!(faults.len(), 7, "{faults:?}");
+        assert!(faults.iter().all(|fault| !fault.fixes.is_empty()), "{faults:?}");
+    }
+
+    #[test]
+    fn a_root_needs_a_command() {
+        assert!(describe(&parse(&["--rootfs", "/r"]).unwrap(), outer).is_err());
+    }
+}

@@ -1,0 +1,349 @@
+//! Spawning for real: as root in namespaces, as a plain user in a user namespace besides.
+
+use coracle_spawn::{
+    CapabilitySet, Child, Effect, Error, ExecFault, IdMap, Init, KilledBy, Mount, Namespaces, Record, Root, Signal, Spawn, Stdio, Undo,
+    sweep,
+};
+use std::future::Future;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+/// A shell over this machine's own directories, in namespaces of its own.
+fn shell(script: &str) -> Spawn {
+    let mut spawn = Spawn::new("sh")
+        .args(["-c", script])
+        .env("PATH", "/usr/bin:/bin")
+        .namespaces(Namespaces::all())
+        .root(Root::tmpfs())
+        .stdin(Stdio::null());
+    for directory in ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64"] {
+        if let Ok(link) = std::fs::read_link(directory) {
+            spawn = spawn.mount(Mount::symlink(link, directory));
+        } else if Path::new(directory).is_dir() {
+            spawn = spawn.mount(Mount::bind(directory, directory).read_only());
+        }
+    }
+    if !rustix::process::geteuid().is_root() {
+        spawn = spawn.id_map(IdMap::for_current_user());
+    }
+    spawn.mounts(Mount::standard())
+}
+
+fn text(mut from: impl Read) -> String {
+    let mut text = String::new();
+    from.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_command_gets_input_gives_output_and_ends_with_its_own_status() {
+    let mut child =
+        shell("cat; echo on stderr >&2; exit 7").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"hello").unwrap();
+    assert_eq!(text(child.stdout.take().unwrap()), "hello");
+    assert_eq!(text(child.stderr.take().unwrap()), "on stderr\n");
+    let ended = child.wait().unwrap();
+    assert_eq!((ended.status.code(), ended.killed_by), (Some(7), KilledBy::Nobody));
+    assert_eq!(child.wait_gone().unwrap(), []);
+}
+
+#[test]
+fn the_command_is_a_child_of_init_or_pid_1_itself() {
+    for (init, pid) in [(Init::Ours, "2\n"), (Init::Command, "1\n")] {
+        let mut child = shell("echo $$").init(init).stdout(Stdio::piped()).spawn().unwrap();
+        assert_eq!(text(child.stdout.take().unwrap()), pid);
+        assert!(child.wait().unwrap().status.success());
+    }
+}
+
+#[test]
+fn init_reaps_orphans_and_hands_signals_on() {
+    let script =
+        "(sleep 0.05 & exec sleep 0) ; sleep 0.3; trap 'exit 9' TERM; grep -l zombie /proc/[0-9]*/status; echo ready; sleep 60 & wait";
+    let mut child = shell(script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"ready\n");
+    child.signal(Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().status.code(), Some(9));
+}
+
+#[test]
+fn a_signal_that_ends_the_command_is_told() {
+    let child = shell("kill -SEGV $$").spawn().unwrap();
+    assert_eq!(child.wait().unwrap().status.signal(), Some(Signal::SEGV));
+}
+
+#[test]
+fn an_exit_code_of_137_is_no_sigkill() {
+    let child = shell("exit 137").spawn().unwrap();
+    let status = child.wait().unwrap().status;
+    assert_eq!((status.code(), status.signal()), (Some(137), None));
+}
+
+#[test]
+fn who_ended_it_is_told() {
+    let long = || shell("trap '' TERM; echo; sleep 60 & wait; sleep 60").stdout(Stdio::piped());
+    let ready = |mut child: Child| {
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        child
+    };
+    let child = ready(long().spawn().unwrap());
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().killed_by, KilledBy::Handle);
+    let child = ready(long().spawn().unwrap());
+    child.stop(Signal::TERM, Duration::from_millis(50)).unwrap();
+    assert_eq!(child.wait().unwrap().killed_by, KilledBy::Grace);
+    let child = long().wall(Duration::from_millis(50)).spawn().unwrap();
+    let ended = child.wait().unwrap();
+    assert_eq!((ended.killed_by, ended.status.signal()), (KilledBy::WallClock, Some(Signal::KILL)));
+}
+
+#[test]
+fn a_grandchild_that_keeps_a_pipe_open_holds_nobody_up() {
+    let mut child = shell("setsid sleep 60 & echo said").stdout(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    assert_eq!(text(child.stdout.take().unwrap()), "said\n");
+    child.wait().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn dropping_ends_everything() {
+    let child = shell("setsid sleep 61 & sleep 61").spawn().unwrap();
+    let first = child.id();
+    let begun = Instant::now();
+    drop(child);
+    while Path::new(&format!("/proc/{first}")).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "PID 1 of a dropped child still runs");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn failure(spawn: Spawn) -> (String, Option<String>) {
+    let error = spawn.spawn().expect_err("it can't start");
+    (error.to_string(), error.remedy())
+}
+
+#[test]
+fn why_a_command_cannot_be_executed_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("script"), "#!/no/such/interpreter\n").unwrap();
+    std::fs::write(dir.path().join("dos"), "#!/bin/sh\r\n").unwrap();
+    std::fs::write(dir.path().join("plain"), "text").unwrap();
+    for (name, mode) in [("script", 0o755), ("dos", 0o755), ("plain", 0o644)] {
+        std::fs::set_permissions(dir.path().join(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let with = |program: &str| {
+        let mut spawn = Spawn::new(program).env("PATH", "/usr/bin:/bin").namespaces(Namespaces::all()).root(Root::tmpfs());
+        if !rustix::process::geteuid().is_root() {
+            spawn = spawn.id_map(IdMap::for_current_user());
+        }
+        failure(spawn.mounts(Mount::standard()).mount(Mount::bind(dir.path(), "/x")))
+    };
+    assert_eq!(
+        with("nosuch"),
+        (
+            "command not found: nosuch (searched PATH /usr/bin:/bin)".into(),
+            Some("name the program by its full path in the image, or install it there".into())
+        )
+    );
+    assert_eq!(
+        with("/x/script"),
+        (
+            "/x/script is there, but the interpreter it needs isn't: /no/such/interpreter".into(),
+            Some("install the interpreter in the image, or name one that is there".into())
+        )
+    );
+    assert_eq!(
+        with("/x/dos"),
+        (
+            "/x/dos is there, but the interpreter it needs isn't: /bin/sh\r".into(),
+            Some("the first line ends in a carriage return: save the script with Unix line ends".into())
+        )
+    );
+    assert_eq!(
+        with("/x/plain"),
+        (
+            "/x/plain is there but can't be executed".into(),
+            Some("give it execute permission (chmod +x), or name a program of this machine's architecture".into())
+        )
+    );
+}
+
+#[test]
+fn a_failed_step_is_named_with_its_error() {
+    let (message, _) = failure(shell("true").mount(Mount::bind("/no/such/directory", "/y")));
+    assert_eq!(message, "can't bind /no/such/directory to /y: No such file or directory (ENOENT)");
+    let (message, _) = failure(shell("true").mount(Mount::tmpfs("/y", ["size=nonsense"])));
+    assert!(message.starts_with("can't mount tmpfs on /y: "), "{message}");
+}
+
+#[test]
+fn all_that_is_wrong_is_told_before_anything_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Spawn::new("")
+        .hostname("h".repeat(65))
+        .env("A=B", "c")
+        .mount(Mount::proc())
+        .effect(Effect::MakeDirectory { path: dir.path().join("made"), mode: 0o700 })
+        .spawn()
+        .unwrap_err();
+    let Error::Invalid { problems } = &error else { panic!("{error}") };
+    assert_eq!(problems.len(), 5, "{problems:?}");
+    assert!(!dir.path().join("made").exists());
+}
+
+#[test]
+fn a_plan_can_be_read_without_any_privilege() {
+    let steps = Spawn::new("id").namespaces(Namespaces::all()).root(Root::bind("/srv")).hostname("h").plan().unwrap().steps();
+    assert_eq!(
+        steps,
+        [
+            "make the mount namespace private",
+            "make /srv the root",
+            "set the host name h",
+            "unshare namespaces 0x2000000",
+            "pivot to the root",
+            "set the umask 022",
+            "execute [\"id\"] under init",
+        ]
+    );
+}
+
+#[test]
+fn effects_are_undone_also_where_the_start_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let with = |spawn: Spawn| {
+        spawn
+            .effect(Effect::RunDirectory { parent: dir.path().into(), name: "run".into(), description: b"words".to_vec() })
+            .effect(Effect::MakeDirectory { path: run.join("more"), mode: 0o700 })
+            .undo(Undo::RemoveTree(run.clone()))
+    };
+    let mut child = with(shell("echo; sleep 60")).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let record = Record::read(&run).unwrap();
+    assert_eq!((record.description.as_slice(), record.alive), (&b"words"[..], true));
+    // Somebody who sweeps meanwhile finds nothing to sweep.
+    assert_eq!(sweep(dir.path()).unwrap().0, 0);
+    child.kill().unwrap();
+    assert_eq!(child.wait_gone().unwrap(), []);
+    assert!(!run.exists());
+
+    assert!(with(Spawn::new("/no/such/program")).spawn().is_err());
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
+#[test]
+fn what_a_killed_supervisor_left_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut child = shell("mkdir -p /y/a/b; chmod 0 /y/a; echo; sleep 60")
+        .effect(Effect::RunDirectory { parent: dir.path().into(), name: "run".into(), description: Vec::new() })
+        .effect(Effect::MakeDirectory { path: run.join("y"), mode: 0o755 })
+        .mount(Mount::bind("/proc/self/cwd", "/nothing"))
+        .mount(Mount::bind(dir.path(), "/y"))
+        .undo(Undo::RemoveTree(run.clone()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let first = child.id();
+    let status = std::fs::read_to_string(format!("/proc/{first}/status")).unwrap();
+    let supervisor = status.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(supervisor).unwrap(), rustix::process::Signal::KILL).unwrap();
+    assert!(matches!(child.wait(), Err(Error::Lost)));
+    let begun = Instant::now();
+    while Path::new(&format!("/proc/{first}")).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "PID 1 outlived its supervisor");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(run.exists());
+    let (swept, errors) = sweep(dir.path()).unwrap();
+    assert_eq!((swept, errors.len()), (1, 0), "{errors:?}");
+    assert!(!run.exists());
+}
+
+#[test]
+fn a_detached_child_outlives_its_owner_and_is_attached_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let child = shell("trap 'exit 3' USR1; while :; do sleep 0.02; done")
+        .effect(Effect::RunDirectory { parent: dir.path().into(), name: "run".into(), description: Vec::new() })
+        .undo(Undo::RemoveTree(run.clone()))
+        .listen(run.join("control"))
+        .spawn()
+        .unwrap();
+    child.detach().unwrap();
+    block_on(std::future::poll_fn(|cx| child.poll_detached(cx))).unwrap();
+    drop(child);
+    std::thread::sleep(Duration::from_millis(50));
+    let child = Child::attach(&run.join("control")).unwrap();
+    assert!(child.try_wait().unwrap().is_none());
+    child.signal(Signal::USR1).unwrap();
+    assert_eq!(child.wait().unwrap().status.code(), Some(3));
+    assert_eq!(child.wait_gone().unwrap(), []);
+    assert!(!run.exists());
+    assert!(matches!(Child::attach(&run.join("control")), Err(Error::Attach { .. })));
+}
+
+#[test]
+fn capabilities_are_bounded_and_none_is_inheritable() {
+    let mut child =
+        shell("grep Cap /proc/self/status").user("0").capabilities(CapabilitySet::docker_default()).stdout(Stdio::piped()).spawn().unwrap();
+    let said = text(child.stdout.take().unwrap());
+    let expected = [("Inh", 0), ("Prm", 0xa804_25fb), ("Eff", 0xa804_25fb), ("Bnd", 0xa804_25fbu64), ("Amb", 0)];
+    let expected: String = expected.iter().map(|(name, set)| format!("Cap{name}:\t{set:016x}\n")).collect();
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn the_exec_fault_can_be_matched() {
+    let error = Spawn::new("/no/such/program").spawn().unwrap_err();
+    assert!(matches!(error, Error::Exec { fault: ExecFault::NotFound { searched: None }, .. }), "{error}");
+}
+
+#[test]
+fn many_start_at_once_from_many_threads() {
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for code in 0..5 {
+                    let child = shell(&format!("exit {code}")).spawn().unwrap();
+                    assert_eq!(child.wait().unwrap().status.code(), Some(code));
+                }
+            });
+        }
+    });
+}
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The smallest executor: what works here works in all.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[test]
+fn starting_and_waiting_are_futures_of_no_runtime() {
+    let child = block_on(shell("exit 4").start().unwrap()).unwrap();
+    let ended = block_on(std::future::poll_fn(|cx| child.poll_ended(cx))).unwrap();
+    assert_eq!(ended.status.code(), Some(4));
+}
