@@ -135,7 +135,7 @@ fn targets_of_mounts_are_looked_up_inside_the_root() {
     symlink(&victim.0, place.rootfs().join("absolute")).expect("a link can be made");
     symlink(format!("../../../../../../../../..{}", victim.0.display()), place.rootfs().join("relative")).expect("a link can be made");
     for name in ["hosts", "hostname", "resolv.conf"] {
-        symlink(victim.0.join("file"), place.rootfs().join("etc").join(name)).expect("a link can be made");
+        symlink(victim.0.join(name), place.rootfs().join("etc").join(name)).expect("a link can be made");
     }
     place.look_again();
     for target in ["/absolute", "/absolute/deep/er", "/relative", "/relative/deep", "/../../../../..//absolute/x", "/tmp/../relative/y"] {

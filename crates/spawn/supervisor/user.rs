@@ -33,11 +33,21 @@ impl User {
 /// The largest passwd or group file that is read.
 const MAX_FILE: u64 = 16 << 20;
 
+fn is_file(root: Fd, path: &CStr) -> bool {
+    openat2(root, path, open::PATH, 0, resolve::IN_ROOT | resolve::NO_MAGICLINKS).is_ok_and(|f| {
+        let regular = fstat(f).is_ok_and(|stat| stat.is_regular());
+        close(f);
+        regular
+    })
+}
+
 /// Shows each line of a file of the container; a file that isn't there, or is no file, has none.
 fn each_line(root: Fd, path: &CStr, mut show: impl FnMut(&[u8])) -> Result<(), Errno> {
     // Non-blocking: somebody may have put a FIFO there.
     let file = match openat2(root, path, open::READ | open::NONBLOCK, 0, resolve::IN_ROOT | resolve::NO_MAGICLINKS) {
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(()),
+        // A device or a socket in the file's place can't be opened; a file that can't be read is an error.
+        Err(_) if !is_file(root, path) => return Ok(()),
         other => other?,
     };
     let stat = fstat(file)?;

@@ -53,7 +53,6 @@ impl Errno {
     pub const ELOOP: Self = Self(40);
     pub const EPROTO: Self = Self(71);
     pub const EOVERFLOW: Self = Self(75);
-    pub const ECONNRESET: Self = Self(104);
     pub const ECHILD: Self = Self(10);
     pub const ESRCH: Self = Self(3);
 }
