@@ -281,16 +281,10 @@ impl Watch<'_> {
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
                 Ok(Report::Never(..)) | Err(_) => {}
             },
-<<<<<<< HEAD
             Ok(_) | Err(_) => {
                 self.close_report();
                 return false;
             }
-=======
-            // It ended before it had read all: told once, and what it said comes after.
-            Err(Errno::ECONNRESET) => {}
-            Ok(_) | Err(_) => self.close_report(),
->>>>>>> tests
         }
         true
     }
