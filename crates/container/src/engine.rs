@@ -11,7 +11,7 @@ use crate::container::Container;
 use crate::error::Error;
 use crate::image;
 use crate::state::{ContainerSummary, Description};
-use coracle_cgroups::Hierarchies;
+use coracle_cgroups::{Hierarchies, Limits, Owner, Placement, Reason};
 use coracle_image::{Digest, Platform, Progress, Store};
 use coracle_layers::{LayerStore, Options, Ownership};
 use coracle_spawn::{IdMap, Record};
@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     /// A plain user's.
     pub(crate) id_map: Option<IdMap>,
     pub(crate) hierarchies: Hierarchies,
+    /// Decisions of where a cgroup lives, for limits that were asked for before: thirty looks at the cgroup file systems each.
+    pub(crate) placements: Mutex<Vec<(Limits, Placement)>>,
     images: OnceLock<(Store, LayerStore)>,
     opening: Mutex<()>,
 }
@@ -165,6 +167,34 @@ impl Engine {
         Ok(())
     }
 
+    /// Where a container's cgroup lives, and which of its limits hold there. What was decided stands: where the host was changed
+    /// since, a step of the plan fails, and with it the start.
+    pub(crate) fn place(&self, limits: &Limits) -> Result<Placement, coracle_cgroups::Error> {
+        /// A program asks for few different limits.
+        const KEPT: usize = 32;
+        let known = |placements: &[(Limits, Placement)]| placements.iter().find(|(of, _)| of == limits).map(|(_, p)| p.clone());
+        if let Some(placement) = known(&self.0.placements.lock().unwrap_or_else(|e| e.into_inner())) {
+            return Ok(placement);
+        }
+        let owner = match &self.0.cgroup_parent {
+            Some(parent) => Owner::current().below(parent),
+            None => Owner::current(),
+        };
+        let mut placement = Placement::decide(&self.0.hierarchies, &owner, limits);
+        if self.0.make_room && placement.refused().iter().any(|r| matches!(r.reason, Reason::ProcessesInTheWay { .. })) {
+            Placement::make_room(&self.0.hierarchies, &owner)?;
+            placement = Placement::decide(&Hierarchies::detect()?, &owner, limits);
+        }
+        // A refusal may be mended while this program runs; it is asked about again.
+        if placement.refused().is_empty() {
+            let mut placements = self.0.placements.lock().unwrap_or_else(|e| e.into_inner());
+            if placements.len() < KEPT {
+                placements.push((limits.clone(), placement.clone()));
+            }
+        }
+        Ok(placement)
+    }
+
     fn state(&self, attempted: &'static str, path: &Path, source: io::Error) -> Error {
         Error::State { attempted, path: path.to_owned(), source }
     }
@@ -217,6 +247,7 @@ impl EngineBuilder {
             make_room: self.make_room,
             id_map,
             hierarchies,
+            placements: Mutex::default(),
             images,
             opening: Mutex::new(()),
         };

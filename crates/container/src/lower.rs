@@ -10,9 +10,7 @@ use crate::network;
 use crate::rootfs::{self, Lower};
 use crate::state::Description;
 use crate::stdio::Stdio;
-use coracle_cgroups::{
-    Control, Enforced, Hierarchies, IfMissing, Limits, Owner, Placement, Reason as Refused, Refusal, Stat, Step, Version,
-};
+use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Refusal, Stat, Step, Version};
 use coracle_image::{ImageConfig, Reference};
 use coracle_spawn::seccomp::Filter;
 use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, Effect, Init, Mount, Namespaces, Signal, Spawn, Undo};
@@ -142,17 +140,7 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     let run = engine.0.runs.join(&id);
 
     // Limits before images: nobody waits for a download to hear that there is no memory controller.
-    let owner = match &engine.0.cgroup_parent {
-        Some(parent) => Owner::current().below(parent),
-        None => Owner::current(),
-    };
-    let decide = |hierarchies: &Hierarchies| Placement::decide(hierarchies, &owner, &checked.limits);
-    let mut placement = decide(&engine.0.hierarchies);
-    if engine.0.make_room && placement.refused().iter().any(|r| matches!(r.reason, Refused::ProcessesInTheWay { .. })) {
-        Placement::make_room(&engine.0.hierarchies, &owner).map_err(cgroups_error)?;
-        placement = decide(&Hierarchies::detect().map_err(cgroups_error)?);
-    }
-    let placement = placement.best_effort(&builder.best_effort);
+    let placement = engine.place(&checked.limits).map_err(cgroups_error)?.best_effort(&builder.best_effort);
     let cgroups = placement.plan(&id).map_err(cgroups_error)?;
 
     let (lower, config, lease, name) = match &builder.source {
