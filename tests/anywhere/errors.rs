@@ -184,7 +184,7 @@ fn told(words: &[&str], place: &Place) -> (String, String) {
 }
 
 /// A user namespace with a user of no name in it, who has the capabilities to prepare it; then the owner, without them.
-fn user_4711<'a>(mounts: bool, prepare: &'a str) -> Vec<&'a str> {
+fn user_4711(mounts: bool, prepare: &str) -> Vec<&str> {
     let mut words = vec!["unshare", "--user", "--map-user=4711", "--map-group=4711", "--keep-caps"];
     if mounts {
         words.push("--mount");
