@@ -158,7 +158,8 @@ fn a_container_whose_supervisor_is_killed_is_lost_and_dies() {
     drop(container);
     // Who opens next takes back what it left.
     Engine::builder().root(place.engine().root()).open().expect("an engine opens");
-    let left = place.left_of(&id, Duration::ZERO);
+    assert!(!place.engine().root().join("run").join(&id).exists());
+    let left = place.left_of(&id, SOON);
     assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
 }
 
@@ -176,7 +177,8 @@ fn the_next_engine_takes_back_what_a_killed_supervisor_left() {
     assert!(within(SOON, || !place.left_of(&id, Duration::ZERO).iter().any(|what| what.starts_with("process"))));
     assert!(place.engine().root().join("run").join(&id).exists());
     Engine::builder().root(place.engine().root()).open().expect("an engine opens");
-    let left = place.left_of(&id, Duration::ZERO);
+    assert!(!place.engine().root().join("run").join(&id).exists());
+    let left = place.left_of(&id, SOON);
     assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
     // And the engine works.
     assert_eq!(said(place.sh("echo works")), "works\n");

@@ -195,6 +195,8 @@ fn play(act: Act, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
         #[expect(clippy::zombie_processes)]
         Act::HoldAndFork => {
             let container = block_on(limited(FAMILY).run()).expect("it runs");
+            // The test that asked for it ends it.
+            #[expect(clippy::zombie_processes, reason = "it is to outlive this process")]
             let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("sleep runs");
             ready(&format!("{} {} {}", container.pid(), container.id(), child.id()));
             sleep_for_ever();

@@ -28,7 +28,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use coracle_image::{Digest, LayerInfo, LayerSink, LayerWriter, SinkError};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
@@ -216,7 +216,10 @@ impl LayerStore {
         }
         sync_file_system(&self.inner.layers)?;
         for directory in directories {
-            let (path, temporary) = (directory.join("complete"), directory.join("complete.new"));
+            // A name of its own for each: many may sync the same layer at once, and none may see another's half-written marker.
+            static NUMBER: AtomicU64 = AtomicU64::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let (path, temporary) = (directory.join("complete"), directory.join(format!("complete.{}.{number}", std::process::id())));
             fs::write(&temporary, SYNCED).map_err(|error| Error::io("write", &temporary, error))?;
             fs::rename(&temporary, &path).map_err(|error| Error::io("write", &path, error))?;
         }
