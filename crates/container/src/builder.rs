@@ -184,7 +184,7 @@ impl ContainerBuilder {
         self
     }
 
-    /// Whether the root can't be written. Mounts keep their own attributes, and /dev/shm stays writable.
+    /// Whether the root can't be written. Mounts keep their own attributes; /dev and /dev/shm stay writable, as Docker's do.
     pub fn read_only_rootfs(mut self, yes: bool) -> Self {
         self.read_only_rootfs = yes;
         self
@@ -310,7 +310,8 @@ impl ContainerBuilder {
         container::start(self, &container::PIPED).await
     }
 
-    /// Starts it, and answers when it is ready: running, and still running 20 ms later.
+    /// Starts it, and answers when it is ready: running, and still there 20 ms later, or as soon after that as it waits for something
+    /// (half a second at most).
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn); [`Error::NotReady`] for a command that has ended by then.

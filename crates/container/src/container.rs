@@ -261,9 +261,25 @@ pub(crate) async fn status(builder: ContainerBuilder) -> Result<ExitStatus, Erro
 /// How long a command has to run to count as running. A program that fails at once (a wrong flag, a missing file) does so sooner.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// How often that is waited for while the command is neither asleep nor ended: on a busy machine it may not have had a processor yet.
+const SETTLES: u32 = 25;
+
+/// Waits until the command had its chance to fail.
+fn settle(command: u32) {
+    for _ in 0..SETTLES {
+        std::thread::sleep(SETTLE);
+        let stat = std::fs::read_to_string(format!("/proc/{command}/stat")).unwrap_or_default();
+        // proc_pid_stat(5): the state stands behind the name, which may hold anything.
+        if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['S', 'D', 'T', 't'])) {
+            return;
+        }
+    }
+}
+
 pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
     let container = start(builder, &QUIET).await?;
-    let settled = background::run("coracle-settle", || std::thread::sleep(SETTLE)).map_err(|source| Error::State {
+    let command = container.child.command_id();
+    let settled = background::run("coracle-settle", move || settle(command)).map_err(|source| Error::State {
         attempted: "start a thread to wait for",
         path: container.id.clone().into(),
         source,
