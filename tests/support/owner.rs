@@ -192,7 +192,6 @@ fn play(act: Act, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
             sleep_for_ever();
         }
         // The child is to outlive this process, which is killed.
-        #[expect(clippy::zombie_processes)]
         Act::HoldAndFork => {
             let container = block_on(limited(FAMILY).run()).expect("it runs");
             // The test that asked for it ends it.
