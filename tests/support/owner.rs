@@ -191,7 +191,6 @@ fn play(act: Act, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
             let _held = held();
             sleep_for_ever();
         }
-        // The child is to outlive this process, which is killed.
         Act::HoldAndFork => {
             let container = block_on(limited(FAMILY).run()).expect("it runs");
             // The test that asked for it ends it.
