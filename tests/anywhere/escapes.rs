@@ -389,10 +389,21 @@ fn an_image_is_unpacked_inside_its_layer() {
             header.set_entry_type(tar::EntryType::new(kind));
             header.set_mode(0o777);
             header.set_size(0);
-            // By hand: the writer refuses such names.
+            // By hand: the writer refuses such names. What is longer than the header's field stands before it, as GNU writes it.
+            for (long, kind) in [(&path, b'L'), (&to, b'K')] {
+                if long.len() > 100 {
+                    let mut extra = tar::Header::new_gnu();
+                    extra.set_entry_type(tar::EntryType::new(kind));
+                    extra.set_size(long.len() as u64 + 1);
+                    extra.as_old_mut().name[..13].copy_from_slice(b"././@LongLink");
+                    extra.set_cksum();
+                    archive.append(&extra, format!("{long}\0").as_bytes()).expect("an archive in memory can be written");
+                }
+            }
             let old = header.as_old_mut();
-            old.name[..path.len()].copy_from_slice(path.as_bytes());
-            old.linkname[..to.len()].copy_from_slice(to.as_bytes());
+            let (path, to) = (&path.as_bytes()[..path.len().min(100)], &to.as_bytes()[..to.len().min(100)]);
+            old.name[..path.len()].copy_from_slice(path);
+            old.linkname[..to.len()].copy_from_slice(to);
             header.set_cksum();
             archive.append(&header, std::io::empty()).expect("an archive in memory can be written");
         }
