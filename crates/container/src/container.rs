@@ -130,7 +130,7 @@ impl Container {
     /// this user. Pipes that are still here close.
     ///
     /// # Errors
-    /// [`Error::Start`] where the run directory's path is too long for a socket; then it goes on as it was.
+    /// [`Error::Start`] where the supervisor can't listen for others; then the container goes on as it was.
     pub async fn detach(self) -> Result<String, Error> {
         self.child.detach()?;
         poll_fn(|cx| self.child.poll_detached(cx)).await?;

@@ -293,7 +293,7 @@ impl Spawn {
         self
     }
 
-    /// A socket (at most 107 bytes) at which any process of the same user, or root's, may [attach](Child::attach) once the process
+    /// A socket at which any process of the same user, or root's, may [attach](Child::attach) once the process
     /// is detached. What undoes the effects should remove it.
     pub fn listen(mut self, path: impl Into<PathBuf>) -> Self {
         self.listen = Some(path.into());
@@ -888,10 +888,6 @@ impl Lowering {
         let join = self.strings(spawn.cgroup.join.iter().map(|p| p.as_os_str()));
         let read_at_end = self.strings(spawn.cgroup.read_at_end.iter().map(|p| p.as_os_str()));
         let listen = spawn.listen.as_ref().map(|p| self.path(p));
-        if listen.as_ref().is_some_and(|p| p.as_bytes().len() > 107) {
-            self.problems
-                .push(format!("{}: a socket's path has at most 107 bytes", spawn.listen.as_ref().map_or(Path::new(""), |p| p).display()));
-        }
         if !self.problems.is_empty() {
             return Err(Error::Invalid { problems: self.problems });
         }

@@ -222,7 +222,20 @@ impl Watch<'_> {
     /// Opens the door for others.
     fn listen(&mut self) -> Result<(), Errno> {
         if self.listener.is_none() {
-            self.listener = Some(listen_at(self.plan.listen.ok_or(Errno::EINVAL)?)?);
+            // By its directory's descriptor: the name of a socket has 107 bytes, and people keep things deeper than that.
+            let path = self.plan.listen.ok_or(Errno::EINVAL)?.to_bytes();
+            let cut = path.iter().rposition(|&b| b == b'/').ok_or(Errno::EINVAL)?;
+            let mut parent = prepare::Path::new();
+            parent.push(&path[..=cut]);
+            let parent =
+                openat2(crate::system_call::AT_FDCWD, parent.as_c_str().ok_or(Errno::EINVAL)?, open::PATH | open::DIRECTORY, 0, 0)?;
+            let mut name = Buffer::<107>::new();
+            let directory = crate::system_call::descriptor_path(parent);
+            name.push(directory.split(|&b| b == 0).next().unwrap_or_default());
+            name.push(&path[cut..]);
+            let listener = name.as_c_str().ok_or(Errno::EINVAL).and_then(listen_at);
+            close(parent);
+            self.listener = Some(listener?);
         }
         Ok(())
     }

@@ -316,7 +316,7 @@ pub fn socketpair() -> Result<(Fd, Fd)> {
     Ok((Fd(ends[0]), Fd(ends[1])))
 }
 
-/// A Unix socket that listens at `path` (at most 107 bytes).
+/// A Unix socket that listens at `path` (at most 107 bytes; who has more names the directory by a descriptor).
 pub fn listen_at(path: &CStr) -> Result<Fd> {
     let name = path.to_bytes();
     let mut address = [0u8; 110];
