@@ -7,8 +7,8 @@
 use crate::failure::Fault;
 use crate::prepare::write_all;
 use crate::system_call::{
-    AT_FDCWD, Errno, Fd, attach, chdir, clone_tree, close, descriptor_path, fsconfig_create, fsconfig_set, fsmount, fsopen, fstat, mkdirat,
-    mount, mount_setattr, open, openat2, readlinkat, resolve, symlinkat,
+    AT_FDCWD, Errno, Fd, attach, chdir, clone_tree, close, descriptor_path, fsconfig_create, fsconfig_set, fsmount, fsopen, fstat,
+    knows_fchmodat2, mkdirat, mount, mount_setattr, open, openat2, readlinkat, resolve, symlinkat,
 };
 use crate::text::Buffer;
 use crate::wire::{List, cause, create};
@@ -454,15 +454,12 @@ pub fn new_overlay(overlay: &Overlay<'_>) -> Result<Fd> {
     let work = overlay.work.map(|path| openat2(AT_FDCWD, path, open::PATH | open::DIRECTORY, 0, 0)).transpose()?;
     let layers = (first.0 + 1)..(first.0 + 1 + count);
 
-    let context = fsopen(c"overlay")?;
-    let made = describe_overlay(context, overlay, layers.clone(), upper, work)
-        .and_then(|()| fsconfig_create(context))
-        .and_then(|()| fsmount(context, overlay.attributes));
-    let made = match made {
-        Err(Errno::EOVERFLOW) => mount_overlay_in_one_page(overlay, layers.clone(), upper, work),
-        other => other.map_err(|errno| Fault::from_context(errno, context)),
+    let attempt = |joined| mount_overlay(overlay, layers.clone(), upper, work, joined);
+    // Linux before 6.7 doesn't know `lowerdir+`. The oldest take any word until the super block is made, so asking is no way to tell.
+    let made = match if knows_fchmodat2() { attempt(false) } else { attempt(true) } {
+        Err(fault) if fault.errno == Errno::EINVAL => attempt(true).map_err(|_| fault),
+        other => other,
     };
-    close(context);
     for f in [Some(first), upper, work].into_iter().flatten().chain(layers.map(Fd)) {
         close(f);
     }
@@ -473,26 +470,39 @@ fn name_of(name: &[u8; 32]) -> core::result::Result<&CStr, Errno> {
     CStr::from_bytes_until_nul(name).map_err(|_| Errno::EINVAL)
 }
 
+/// Makes the super block and its mount. `joined`: all layers in one value, as kernels before 6.7 want them.
+fn mount_overlay(overlay: &Overlay<'_>, layers: core::ops::Range<i32>, upper: Option<Fd>, work: Option<Fd>, joined: bool) -> Result<Fd> {
+    let context = fsopen(c"overlay")?;
+    let made = describe_overlay(context, overlay, layers.clone(), upper, work, joined)
+        .and_then(|()| fsconfig_create(context))
+        .and_then(|()| fsmount(context, overlay.attributes));
+    let made = match made {
+        Err(Errno::EOVERFLOW) if joined => mount_overlay_in_one_page(overlay, layers, upper, work),
+        other => other.map_err(|errno| Fault::from_context(errno, context)),
+    };
+    close(context);
+    made
+}
+
 fn describe_overlay(
     context: Fd,
     overlay: &Overlay<'_>,
-    layers: core::ops::Range<i32>,
+    mut layers: core::ops::Range<i32>,
     upper: Option<Fd>,
     work: Option<Fd>,
+    joined: bool,
 ) -> crate::system_call::Result<()> {
     fsconfig_set(context, c"source", Some(c"overlay"))?;
-    let one_by_one = layers.clone().try_for_each(|f| fsconfig_set(context, c"lowerdir+", Some(name_of(&descriptor_path(Fd(f)))?)));
-    if let Err(errno) = one_by_one {
-        if errno != Errno::EINVAL {
-            return Err(errno);
-        }
-        // Linux before 6.7: all layers in one value. Relative to /proc/self/fd a layer's name is its number.
+    if joined {
+        // Relative to /proc/self/fd a layer's name is its number.
         chdir(c"/proc/self/fd")?;
-        let mut joined = join_layers(layers);
-        if joined.as_slice().len() > MAX_VALUE {
+        let mut value = join_layers(layers);
+        if value.as_slice().len() > MAX_VALUE {
             return Err(Errno::EOVERFLOW);
         }
-        fsconfig_set(context, c"lowerdir", Some(joined.as_c_str().ok_or(Errno::EOVERFLOW)?))?;
+        fsconfig_set(context, c"lowerdir", Some(value.as_c_str().ok_or(Errno::EOVERFLOW)?))?;
+    } else {
+        layers.try_for_each(|f| fsconfig_set(context, c"lowerdir+", Some(name_of(&descriptor_path(Fd(f)))?)))?;
     }
     for (key, f) in [(c"upperdir", upper), (c"workdir", work)] {
         if let Some(f) = f {

@@ -208,6 +208,11 @@ pub fn chmod_descriptor(f: Fd, mode: u32) -> Result<()> {
     }
 }
 
+/// Whether this is Linux 6.6 or newer.
+pub fn knows_fchmodat2() -> bool {
+    call(shared::FCHMODAT2, [-1i32 as usize, text(c""), 0, 0, 0, 0]) != Err(Errno::ENOSYS)
+}
+
 /// `/proc/self/fd/N` with its NUL: a name for a descriptor, where a call only takes names.
 pub fn descriptor_path(f: Fd) -> [u8; 32] {
     let mut path = [0; 32];
