@@ -261,7 +261,8 @@ pub(crate) async fn status(builder: ContainerBuilder) -> Result<ExitStatus, Erro
 /// How long a command has to run to count as running. A program that fails at once (a wrong flag, a missing file) does so sooner.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How often that is waited for while the command is neither asleep nor ended: on a busy machine it may not have had a processor yet.
+/// How often that is waited for while the command is neither asleep nor ended: on a busy machine it may not have had a processor, or its
+/// pages from the disk, yet.
 const SETTLES: u32 = 25;
 
 /// Waits until the command had its chance to fail.
@@ -270,7 +271,7 @@ fn settle(command: u32) {
         std::thread::sleep(SETTLE);
         let stat = std::fs::read_to_string(format!("/proc/{command}/stat")).unwrap_or_default();
         // proc_pid_stat(5): the state stands behind the name, which may hold anything.
-        if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['S', 'D', 'T', 't'])) {
+        if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['S', 'T', 't'])) {
             return;
         }
     }
