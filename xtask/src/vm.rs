@@ -75,7 +75,7 @@ const ELSEWHERE: &[&str] =
     &["anywhere::errors::", "anywhere::image::", "what_the_owner_inherited_isnt_passed_on", "a_description_of_megabytes_arrives_whole"];
 
 /// Software emulation is some twenty times slower than the machine itself.
-const JOB_SECONDS: u32 = 400;
+const JOB_SECONDS: u32 = 900;
 
 /// The verb `vm`.
 pub(crate) fn main(arguments: &[String]) -> Result {

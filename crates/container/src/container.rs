@@ -265,10 +265,13 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// pages from the disk, yet.
 const SETTLES: u32 = 25;
 
-/// Waits until the command had its chance to fail.
-fn settle(command: u32) {
+/// Waits until the command of the container with this PID 1 had its chance to fail.
+fn settle(first: u32) {
     for _ in 0..SETTLES {
         std::thread::sleep(SETTLE);
+        // Our init's first child is the command; without it PID 1 is.
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap_or_default();
+        let command = children.split(' ').next().filter(|word| !word.is_empty()).map_or_else(|| first.to_string(), str::to_owned);
         let stat = std::fs::read_to_string(format!("/proc/{command}/stat")).unwrap_or_default();
         // proc_pid_stat(5): the state stands behind the name, which may hold anything.
         if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['S', 'T', 't'])) {
@@ -279,8 +282,8 @@ fn settle(command: u32) {
 
 pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
     let container = start(builder, &QUIET).await?;
-    let command = container.child.command_id();
-    let settled = background::run("coracle-settle", move || settle(command)).map_err(|source| Error::State {
+    let first = container.pid();
+    let settled = background::run("coracle-settle", move || settle(first)).map_err(|source| Error::State {
         attempted: "start a thread to wait for",
         path: container.id.clone().into(),
         source,

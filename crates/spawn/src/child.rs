@@ -146,7 +146,7 @@ impl Child {
         self.pid
     }
 
-    /// The command's own id there: the same without an init.
+    /// The command's id as its PID 1 counts; [`id`](Self::id) without an init.
     pub fn command_id(&self) -> u32 {
         self.command
     }

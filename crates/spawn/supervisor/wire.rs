@@ -498,7 +498,7 @@ pub mod cause {
 choice! {
     /// What a supervisor says.
     Answer {
-        /// The command runs. Both ids are as the supervisor's pid namespace counts.
+        /// The command runs. `pid` is the first process's as the supervisor counts, `command` the command's as the first process does.
         1 Started { pid: u32, command: u32 }
         /// Nothing runs; what was done is being undone.
         2 Failed { stage: u8, index: u32, errno: i32, cause: u8, detail: &'a [u8] }
