@@ -52,8 +52,9 @@ fn build(out: &Path) {
             // For size: the text is most of what a waiting supervisor and init hold, and nothing in it is hot.
             .args(["-Cpanic=abort", "-Copt-level=s", "-Ccodegen-units=1", "-Crelocation-model=static", "-Cstrip=symbols"])
             .args(["-Cforce-unwind-tables=no", "-Cdebuginfo=0", "-Coverflow-checks=yes"])
-            // The musl targets bring start files of their own, whose `_start` would stand beside ours.
-            .arg("-Clink-self-contained=no")
+            // The musl targets bring start files of their own, whose `_start` would stand beside ours. Elsewhere older compilers
+            // refuse the word.
+            .args(target.ends_with("musl").then_some("-Clink-self-contained=no"))
             .args(&linker)
             .arg("-o")
             .arg(out)
