@@ -35,7 +35,12 @@ impl Place {
     }
 
     fn in_directory(directory: tempfile::TempDir) -> Self {
-        let engine = Engine::builder().root(directory.path().join("engine")).open().expect("an engine opens");
+        let mut engine = Engine::builder().root(directory.path().join("engine"));
+        // On cgroup v2 alone our own processes stand in the way of controllers; the cgroup that we were given has none of its own.
+        if let (Some(given), false) = (std::env::var_os("CORACLE_CGROUP"), Path::new("/sys/fs/cgroup/unified").exists()) {
+            engine = engine.cgroup_parent(given);
+        }
+        let engine = engine.open().expect("an engine opens");
         let watch = Leftovers::watch(directory.path());
         Self { engine, watch, directory }
     }
