@@ -112,8 +112,13 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", help_heading = "Files")]
     pub(crate) volume: Vec<String>,
 
-    /// Mount: type=bind,src=PATH,dst=PATH[,readonly] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE][,tmpfs-mode=OCTAL]
-    #[arg(long, value_name = "KEY=VALUE,...", help_heading = "Files")]
+    // As text and not as a comment: rustdoc takes the brackets for links.
+    #[arg(
+        long,
+        value_name = "KEY=VALUE,...",
+        help_heading = "Files",
+        help = "Mount: type=bind,src=PATH,dst=PATH[,readonly] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE][,tmpfs-mode=OCTAL]"
+    )]
     pub(crate) mount: Vec<String>,
 
     /// Mount an empty directory in memory
