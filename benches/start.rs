@@ -264,7 +264,9 @@ fn contenders(scratch: &Scratch, only: &[String]) -> Result<(Vec<Contender>, Vec
         command.arg("--serve-program").args(words);
         Ok(command)
     };
-    let coracle = std::env::var("CORACLE_PROGRAM").unwrap_or_else(|_| "target/release/coracle".into());
+    // Beside this program, where cargo built both: target/release/deps/start-… and target/release/coracle.
+    let beside = std::env::current_exe()?.ancestors().nth(2).map(|directory| directory.join("coracle").display().to_string());
+    let coracle = std::env::var("CORACLE_PROGRAM").ok().or(beside).ok_or("no directory")?;
     let engine = scratch.join("engine-program");
     let limits = ["--memory", "256m", "--pids-limit", "64"];
     let mut words = vec![coracle.as_str(), "--root", &engine, "run"];

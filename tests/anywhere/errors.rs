@@ -83,7 +83,7 @@ fn a_missing_interpreter_is_named() {
     script("zsh-script", "#!/bin/zsh -e");
     script("windows-script", "#!/bin/sh\r");
     let dynamic = program::find("ls").expect("there is one");
-    std::fs::copy(dynamic, place.rootfs().join("bin/gnu-ls")).expect("it can be copied");
+    program::run("cp", [dynamic.as_os_str(), place.rootfs().join("bin/gnu-ls").as_os_str()]);
     place.look_again();
     let text = |program: &str, interpreter: &str| format!("{program} is there, but the interpreter it needs isn't: {interpreter}");
     check(&place, place.container().cmd(["zsh-script"]), &text("zsh-script", "/bin/zsh"), Some(INTERPRETER), 127);

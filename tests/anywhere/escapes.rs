@@ -343,6 +343,34 @@ fn pid_1_survives_what_is_inside() {
     place.assert_clean();
 }
 
+/// PID 1 has what the command has, so its memory is the command's to spoil: it costs the container its life, and nobody else anything.
+#[test]
+fn a_spoiled_pid_1_spoils_its_container_alone() {
+    need!(Busybox, UserNamespaces);
+    let place = Place::new();
+    // Its code, page by page; what runs next in it is nothing.
+    let spoil = r#"
+        while read -r range permissions rest; do
+            case $permissions in
+            r-x*) case $rest in *vdso*|*vsyscall*) ;; *)
+                from=$((0x${range%-*} / 4096)); to=$((0x${range#*-} / 4096))
+                dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$from count=$((to - from)) conv=notrunc 2>/dev/null && echo spoiled ;;
+            esac ;;
+            esac
+        done < /proc/1/maps
+        kill -USR1 1
+        exec sleep 1000"#;
+    let before = std::time::Instant::now();
+    let out = tried(place.sh(spoil).cap_add("SYS_PTRACE"));
+    assert!(before.elapsed() < std::time::Duration::from_secs(60), "its death isn't missed");
+    if let Ok(out) = &out {
+        assert_eq!(out.stdout_lossy(), "spoiled\n");
+        assert!(!out.status.success(), "{:?}", out.status);
+    }
+    place.assert_clean();
+    assert_eq!(place.says("echo well"), "well\n");
+}
+
 #[test]
 fn an_id_is_no_path() {
     need!(Busybox, UserNamespaces);

@@ -1,8 +1,9 @@
 //! A container is gone when its owner is, however the owner went; a detached one lives on.
 
-use crate::support::need;
+use crate::support::needs::Need;
 use crate::support::owner::{self, Act, Owner, children, signal};
 use crate::support::place::{Place, block_on, said, within};
+use crate::support::{met, need};
 use coracle::{Engine, Error, Reason};
 use rustix::process::Signal;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -182,6 +183,28 @@ fn the_next_engine_takes_back_what_a_killed_supervisor_left() {
     assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
     // And the engine works.
     assert_eq!(said(place.sh("echo works")), "works\n");
+}
+
+/// A set-id program loses the signal that its parent's death would send (prctl(2)), and without our init it is PID 1 itself.
+#[test]
+fn a_set_id_command_whose_supervisor_was_killed_ends_when_the_next_engine_opens() {
+    need!(Busybox, UserNamespaces);
+    let mut place = Place::new();
+    let (busybox, program) = (place.rootfs().join("bin/busybox"), place.rootfs().join("sleep"));
+    crate::support::program::run("cp", [busybox.as_os_str(), program.as_os_str()]);
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o6755)).expect("its mode can be set");
+    place.look_again();
+    // With a single id there is nobody else to be.
+    let user = if met(Need::NoSubIds) { "0" } else { "1000:1000" };
+    let command = place.container().cmd(["/sleep", "1000"]).user(user).init(false);
+    let container = block_on(command.run()).expect("it runs");
+    let (pid, id) = (container.pid(), container.id().to_owned());
+    signal(parent(pid), Signal::KILL);
+    assert!(matches!(block_on(container.wait()), Err(Error::Lost)));
+    drop(container);
+    Engine::builder().root(place.engine().root()).open().expect("an engine opens");
+    assert!(within(SOON, || !lives(pid)));
+    all_gone_soon(&place, &id);
 }
 
 #[test]

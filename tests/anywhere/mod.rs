@@ -8,5 +8,6 @@ mod image;
 mod life;
 mod lifeline;
 mod limits;
+mod overlay;
 mod owner;
 mod soak;

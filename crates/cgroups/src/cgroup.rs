@@ -97,11 +97,10 @@ impl Cgroup {
     ///
     /// [`Error::Io`]: ESRCH for a process that has ended, EBUSY or EOPNOTSUPP where the cgroup takes none, EACCES.
     pub fn add(&self, pid: u32) -> Result<(), Error> {
-        let into = self.plan.into.as_ref().map(|dir| dir.join("cgroup.procs"));
-        for path in self.plan.join.iter().chain(into.as_ref()) {
+        for path in self.plan.join.iter().chain(&self.plan.into).map(|dir| dir.join("cgroup.procs")) {
             // The kernel would take 0 as the calling process; nobody who has a pid means that.
-            let written = if pid == 0 { Err(Errno::INVAL.into()) } else { write(path, &pid.to_string()) };
-            written.map_err(|source| Error::Io { action: "move a process to", path: path.clone(), source })?;
+            let written = if pid == 0 { Err(Errno::INVAL.into()) } else { write(&path, &pid.to_string()) };
+            written.map_err(|source| Error::Io { action: "move a process to", path, source })?;
         }
         Ok(())
     }

@@ -654,7 +654,7 @@ mod tests {
                 "pids/coracle-x/pids.max = 8",
             ]
         );
-        assert_eq!(plan.join, [fake.root().join("memory/coracle-x/cgroup.procs"), fake.root().join("pids/coracle-x/cgroup.procs")]);
+        assert_eq!(plan.join, [fake.root().join("memory/coracle-x"), fake.root().join("pids/coracle-x")]);
         let plan = fake.decide(0, &Limits::new().cpus(1.0).cpu_weight(100)).plan("x").unwrap();
         assert_eq!(
             fake.steps(&plan)[2..],

@@ -37,7 +37,7 @@
 //!
 //! The tree stands in the cgroup2 hierarchy, also on hybrid machines, where cgroup2 holds no useful controllers but still
 //! gives kill, freeze, events, cpu times and `CLONE_INTO_CGROUP`. In v1 hierarchies there is one directory
-//! `coracle-<id>`, and only in those whose controller was asked for: joining one costs up to 15 ms.
+//! `coracle-<id>`, and only in those whose controller was asked for: each costs a directory, and an attach.
 //!
 //! # Limits fail closed
 //!

@@ -84,7 +84,7 @@ pub struct Enforced {
 ///
 /// 1. Do [`steps`](Plan::steps) in order; when one fails, rmdir(2) what the steps before it made, last first.
 /// 2. Start the process: clone3(2) with `CLONE_INTO_CGROUP` and a descriptor of [`into`](Plan::into) (or write its pid to
-///    `cgroup.procs` there), and write its pid to each file of [`join`](Plan::join) **before** it executes anything and
+///    `cgroup.procs` there), and let it join each directory of [`join`](Plan::join) **before** it executes anything and
 ///    before it makes its own cgroup namespace, whose root is where it stands at that moment.
 /// 3. At the end: write `1` to [`kill`](Plan::kill), reap, read [`read_at_end`](Plan::read_at_end), rmdir
 ///    [`remove`](Plan::remove) with everything below each, trying again on EBUSY: the kernel lets go of a dying process a
@@ -97,8 +97,10 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The cgroup2 directory that the process starts in (`C/main`); `None` without a writable cgroup2 tree.
     pub into: Option<PathBuf>,
-    /// v1 `cgroup.procs` files that the process's pid is written to. Each costs up to 15 ms, so there are only those of
-    /// controllers that were asked for.
+    /// v1 directories that the process joins; there are only those of controllers that were asked for.
+    ///
+    /// A process of one thread joins best by writing `0` to `tasks`. A pid that another process writes to `cgroup.procs` may wait
+    /// up to 15 ms for an RCU grace period.
     pub join: Vec<PathBuf>,
     /// `C/cgroup.kill`. The kernel has it since 5.14; on ENOENT freeze, kill each process, thaw.
     pub kill: Option<PathBuf>,
@@ -148,7 +150,7 @@ impl Plan {
             let dir = base.join(&name);
             if !plan.remove.contains(&dir) {
                 plan.make_dir(&dir);
-                plan.join.push(dir.join("cgroup.procs"));
+                plan.join.push(dir.clone());
                 plan.remove.push(dir.clone());
             }
             plan.freezer = Some(dir.join("freezer.state"));
@@ -232,7 +234,7 @@ impl Plan {
         for &control in &v1.controls {
             self.limit(&dir, control, limits, writes_v1(limits, control, v1), "cgroup v1", true);
         }
-        self.join.push(dir.join("cgroup.procs"));
+        self.join.push(dir.clone());
         let has = |controller: &str| v1.controllers.contains(controller);
         let mut read = |stat, file| self.read_at_end.push((stat, dir.join(file)));
         if has("memory") {

@@ -517,7 +517,7 @@ fn a_plain_user_without_delegation_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let copy = dir.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    copy_of_this_program(&copy);
     let output = Command::new(&copy)
         .args(["--exact", "as_somebody_else", "--nocapture"])
         .env("CORACLE_TEST_UID", "65534")
@@ -574,7 +574,7 @@ fn a_plain_user_in_a_delegated_cgroup_is_served() {
     let copies = tempfile::tempdir().unwrap();
     std::fs::set_permissions(copies.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let copy = copies.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    copy_of_this_program(&copy);
     let mut command = Command::new(&copy);
     command.args(["--exact", "role", "--nocapture", "--test-threads=1"]).env("CORACLE_TEST_ROLE", "delegated");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/").uid(65534).gid(65534);
@@ -630,4 +630,10 @@ fn two_containers_never_share_a_name() {
     assert!(error.remedy().unwrap().contains("choose another"));
     assert!(Path::new(cgroup.plan().into.as_ref().unwrap()).exists(), "the first one is untouched");
     cgroup.gone();
+}
+
+/// Copies this program by cp(1): while a thread of ours wrote it, others might start programs, which would hold it open for writing
+/// until they execute, and nobody can execute a file that is open for writing.
+fn copy_of_this_program(to: &std::path::Path) {
+    assert!(Command::new("cp").arg(std::env::current_exe().unwrap()).arg(to).status().unwrap().success());
 }

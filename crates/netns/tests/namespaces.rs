@@ -159,7 +159,7 @@ fn a_plain_user_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let copy = dir.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    copy_of_this_program(&copy);
     let mut command = Command::new(&copy);
     command.args(["--exact", "as_somebody_else", "--nocapture"]).env("CORACLE_TEST_UID", "65534").current_dir("/");
     let output = command.uid(65534).gid(65534).output().unwrap();
@@ -179,4 +179,10 @@ fn as_somebody_else() {
     let error = Socket::open().unwrap().perform(&Batch::loopback_up()).unwrap_err();
     assert_eq!(error.to_string(), "set lo up: Operation not permitted (os error 1)");
     assert!(error.remedy().unwrap().contains("CAP_NET_ADMIN"));
+}
+
+/// Copies this program by cp(1): while a thread of ours wrote it, others might start programs, which would hold it open for writing
+/// until they execute, and nobody can execute a file that is open for writing.
+fn copy_of_this_program(to: &std::path::Path) {
+    assert!(Command::new("cp").arg(std::env::current_exe().unwrap()).arg(to).status().unwrap().success());
 }

@@ -62,7 +62,7 @@ pub enum Undo {
 pub struct CgroupPlacement {
     /// The cgroup2 directory that the process is cloned into (Linux 5.7).
     pub into: Option<PathBuf>,
-    /// Files `cgroup.procs` of v1 hierarchies that its id is written to, before the command is executed.
+    /// Directories of v1 hierarchies that it joins, before the command is executed.
     pub join: Vec<PathBuf>,
     /// The file `cgroup.kill` (Linux 5.14) that ends everything.
     pub kill: Option<PathBuf>,

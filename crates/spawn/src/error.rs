@@ -226,6 +226,7 @@ impl Error {
                 Self::NoUserNamespaces { why, remedy, errno: failed.errno }
             }
             (stage::CLONE, _) => step("make the process's namespaces".into()),
+            (stage::NETWORK, _) => step("make the network namespace".into()),
             (stage::ID_MAP, _) => step("map ids into the user namespace".into()),
             (stage::CGROUP, _) => step("put the process into its cgroup".into()),
             (stage::LISTEN, _) => step("listen in the run directory".into()),

@@ -244,8 +244,6 @@ impl Mount {
     pub fn standard() -> Vec<Self> {
         let mut mounts = vec![
             Self(Kind::DeviceDirectory),
-            Self::proc(),
-            Self(Kind::Sysfs),
             Self::directory("/dev/pts", 0o755),
             Self::directory("/dev/shm", 0o1777),
             Self::directory("/dev/mqueue", 0o755),
@@ -278,6 +276,8 @@ impl Mount {
         ] {
             mounts.push(Self::symlink(contents, target));
         }
+        // Last, because the network namespace, which they wait for, takes longest to make.
+        mounts.extend([Self::proc(), Self(Kind::Sysfs)]);
         mounts.extend(MASKED.map(Self::mask));
         mounts.extend(READ_ONLY.map(Self::read_only_path));
         mounts

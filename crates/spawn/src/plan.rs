@@ -56,7 +56,8 @@ impl Plan {
     }
 
     pub(crate) fn describe_effect(&self, index: usize) -> String {
-        self.read().and_then(|plan| plan.prepare.iter().nth(index)).map_or_else(|| "prepare".into(), |effect| describe_effect(&effect))
+        let effect = self.read().and_then(|plan| plan.prepare.iter().chain(plan.meanwhile.iter()).nth(index));
+        effect.map_or_else(|| "prepare".into(), |effect| describe_effect(&effect))
     }
 
     pub(crate) fn has_user_namespace(&self) -> bool {
@@ -91,7 +92,13 @@ fn text(s: &CStr) -> String {
 
 fn steps(plan: &wire::Plan<'_>) -> Vec<String> {
     let mut all: Vec<_> = plan.prepare.iter().map(|effect| describe_effect(&effect)).collect();
-    all.extend(plan.steps.iter().map(|step| describe(&step)));
+    let meanwhile = |all: &mut Vec<String>| all.extend(plan.meanwhile.iter().map(|effect| describe_effect(&effect)));
+    for step in plan.steps.iter() {
+        match step {
+            Step::AwaitCgroups {} => meanwhile(&mut all),
+            step => all.push(describe(&step)),
+        }
+    }
     if let Some(command) = plan.command {
         let words: Vec<_> = command.argv.iter().map(text).collect();
         all.push(format!("execute {:?}{}", words, if command.init { " under init" } else { "" }));
@@ -150,7 +157,9 @@ fn describe(step: &Step<'_>) -> String {
         Step::Sysctl { path, value } => {
             format!("set {} to {:?}", text(path), String::from_utf8_lossy(value))
         }
+        Step::AwaitNetwork {} => "enter the network namespace that was made meanwhile".into(),
         Step::AwaitCgroups {} => "wait for the cgroups".into(),
+        Step::JoinCgroup { path } => format!("join the cgroup by {}", text(path)),
         Step::Unshare { flags } => format!("unshare namespaces {flags:#x}"),
         Step::Rlimit { resource, soft, hard } => format!("set resource limit {resource} to {soft}:{hard}"),
         Step::User { user, .. } => format!("look up the user {:?}", text(user)),

@@ -520,12 +520,30 @@ fn is_proc(mount: &MountKind) -> bool {
     matches!(mount, MountKind::Filesystem { filesystem, .. } if filesystem == "proc")
 }
 
+/// Whether the supervisor makes the network namespace while the first process makes its mounts. One that belongs to a user namespace
+/// has to be made inside.
+fn makes_network_meanwhile(spawn: &Spawn) -> bool {
+    spawn.namespaces.contains(Namespaces::NETWORK) && spawn.id_map.is_none()
+}
+
+/// Whether an effect is about a v1 cgroup, which is needed when the first process has made its mounts, and not before.
+fn waits_for_joining(spawn: &Spawn, effect: &Effect) -> bool {
+    match effect {
+        Effect::RunDirectory { .. } => false,
+        Effect::MakeDirectory { path, .. } | Effect::Write { path, .. } => {
+            spawn.cgroup.join.iter().any(|directory| path.starts_with(directory))
+        }
+    }
+}
+
 /// A description on its way to a plan. Collects every problem.
 #[derive(Default)]
 struct Lowering {
     problems: Vec<String>,
     prepare: Many,
+    meanwhile: Many,
     steps: Many,
+    in_network: bool,
 }
 
 impl Lowering {
@@ -604,16 +622,22 @@ impl Lowering {
         if any(|m| matches!(m, MountKind::Sysctl { .. })) && !any(is_proc) {
             self.problems.push("Mount::sysctl needs Mount::proc".into());
         }
+        let sysctls = || spawn.mounts.iter().filter(|m| matches!(m.0, MountKind::Sysctl { .. }));
         for mount in &spawn.mounts {
             match mount.0 {
                 MountKind::Sysctl { .. } | MountKind::Mask { .. } | MountKind::ReadOnlyPath { .. } | MountKind::Cgroup { .. } => continue,
-                _ => self.mount(spawn, mount),
+                // It shows the network namespace of whoever mounts it.
+                MountKind::Sysfs => self.await_network(spawn),
+                _ => {}
             }
+            self.mount(spawn, mount);
             // At once: before it is made read-only, and before anybody's volume could lie on it.
-            if is_proc(&mount.0) {
-                spawn.mounts.iter().filter(|m| matches!(m.0, MountKind::Sysctl { .. })).for_each(|m| self.mount(spawn, m));
+            if is_proc(&mount.0) && sysctls().next().is_some() {
+                self.await_network(spawn);
+                sysctls().for_each(|m| self.mount(spawn, m));
             }
         }
+        self.await_network(spawn);
         for mount in spawn.mounts.iter().filter(|m| matches!(m.0, MountKind::Mask { .. } | MountKind::ReadOnlyPath { .. })) {
             self.mount(spawn, mount);
         }
@@ -621,11 +645,15 @@ impl Lowering {
             let name = self.c_string(name);
             self.steps.push(Step::Hostname { name: &name });
         }
-        if let Some((messages, count)) = &spawn.netlink {
+        if let (Some((messages, count)), false) = (&spawn.netlink, makes_network_meanwhile(spawn)) {
             self.steps.push(Step::Netlink { messages, count: *count });
         }
-        if spawn.cgroup.into.is_some() || !spawn.cgroup.join.is_empty() {
+        if spawn.effects.iter().any(|effect| waits_for_joining(spawn, effect)) {
             self.steps.push(Step::AwaitCgroups {});
+        }
+        for directory in &spawn.cgroup.join {
+            let path = self.path(&directory.join("tasks"));
+            self.steps.push(Step::JoinCgroup { path: &path });
         }
         if spawn.namespaces.contains(Namespaces::CGROUP) {
             self.steps.push(Step::Unshare { flags: Namespaces::CGROUP.flags() });
@@ -659,6 +687,14 @@ impl Lowering {
         }
         if rooted {
             self.steps.push(Step::PivotRoot {});
+        }
+    }
+
+    /// Enters the network namespace that is made meanwhile, once.
+    fn await_network(&mut self, spawn: &Spawn) {
+        if makes_network_meanwhile(spawn) && !self.in_network {
+            self.in_network = true;
+            self.steps.push(Step::AwaitNetwork {});
         }
     }
 
@@ -819,6 +855,11 @@ impl Lowering {
         }
     }
 
+    /// The list that an effect belongs to.
+    fn effects(&mut self, spawn: &Spawn, effect: &Effect) -> &mut Many {
+        if waits_for_joining(spawn, effect) { &mut self.meanwhile } else { &mut self.prepare }
+    }
+
     fn finish(mut self, spawn: &Spawn, command: bool) -> Result<Plan, Error> {
         let mut undo = Many::default();
         for step in &spawn.undo {
@@ -861,11 +902,11 @@ impl Lowering {
                 }
                 Effect::MakeDirectory { path, mode } => {
                     let path = self.path(path);
-                    self.prepare.push(Prepare::MakeDirectory { path: &path, mode: *mode });
+                    self.effects(spawn, effect).push(Prepare::MakeDirectory { path: &path, mode: *mode });
                 }
                 Effect::Write { path, value, optional } => {
                     let path = self.path(path);
-                    self.prepare.push(Prepare::Write { path: &path, value, optional: *optional });
+                    self.effects(spawn, effect).push(Prepare::Write { path: &path, value, optional: *optional });
                 }
             }
         }
@@ -885,27 +926,28 @@ impl Lowering {
         let path = self.c_string(path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str));
         let into = spawn.cgroup.into.as_ref().map(|p| self.path(p));
         let kill = spawn.cgroup.kill.as_ref().map(|p| self.path(p));
-        let join = self.strings(spawn.cgroup.join.iter().map(|p| p.as_os_str()));
         let read_at_end = self.strings(spawn.cgroup.read_at_end.iter().map(|p| p.as_os_str()));
         let listen = spawn.listen.as_ref().map(|p| self.path(p));
         if !self.problems.is_empty() {
             return Err(Error::Invalid { problems: self.problems });
         }
         let user = if id_map.is_some() { Namespaces::USER } else { Namespaces::none() };
+        // The cgroup namespace is unshared when its root, the container's cgroup, is joined.
+        let mut later = Namespaces::CGROUP;
+        let network = (command && makes_network_meanwhile(spawn)).then(|| {
+            later = later | Namespaces::NETWORK;
+            let (messages, count) = spawn.netlink.as_ref().map_or((&[][..], 0), |(messages, count)| (messages, *count));
+            wire::Network { messages, count, end: PhantomData }
+        });
         let plan = wire::Plan {
             version: wire::VERSION,
             prepare: self.prepare.list(),
+            meanwhile: self.meanwhile.list(),
+            network,
             undo: undo.list(),
-            // The cgroup namespace is unshared when its root, the container's cgroup, is joined.
-            namespaces: ((spawn.namespaces - Namespaces::CGROUP) | user).flags(),
+            namespaces: ((spawn.namespaces - later) | user).flags(),
             id_map,
-            cgroup: wire::Cgroup {
-                into: into.as_deref(),
-                join: join.list(),
-                kill: kill.as_deref(),
-                read_at_end: read_at_end.list(),
-                end: PhantomData,
-            },
+            cgroup: wire::Cgroup { into: into.as_deref(), kill: kill.as_deref(), read_at_end: read_at_end.list(), end: PhantomData },
             steps: self.steps.list(),
             command: command.then(|| wire::Command {
                 argv: argv.list(),

@@ -5,7 +5,7 @@
 //! from its standard input, and after that only requests.
 //!
 //! ```text
-//!  owner ──plan──▶ prepare ──▶ clone ──▶ map ids ──▶ join cgroups ──▶ watch ──▶ undo ──▶ gone
+//!  owner ──plan──▶ prepare ──▶ clone ──▶ map ids ──▶  meanwhile   ──▶ watch ──▶ undo ──▶ gone
 //!                     │          │          │             │            │ ▲        ▲
 //!                     └──────────┴──failed──┴─────────────┴────────────┼─┼────────┘
 //!                                first process: steps ──▶ init ──▶ command
@@ -28,6 +28,7 @@ mod id_map;
 mod init;
 mod interpreter;
 mod mounts;
+mod network;
 mod passwd;
 mod prepare;
 mod report;

@@ -2,9 +2,11 @@
 
 use crate::failure::{Failure, Fault};
 use crate::mounts::{Mounts, Overlay, new_filesystem, new_overlay};
+use crate::network;
+use crate::prepare::write_file;
 use crate::system_call::{
-    AT_FDCWD, Errno, Fd, capset, chdir, chmod_descriptor, clone_tree, close, fchdir, fchownat, fstat, getcwd, mount, netlink_socket, open,
-    openat2, prctl, read, receive_message, resolve, send, set_rlimit, set_seccomp_filter, sethostname, umask, unshare,
+    AT_FDCWD, CLONE_NEWNET, Errno, Fd, Received, capset, chdir, chmod_descriptor, clone_tree, close, fchdir, fchownat, fstat, getcwd,
+    mount, open, openat2, prctl, receive_message, resolve, set_rlimit, set_seccomp_filter, sethostname, setns, umask, unshare,
 };
 use crate::user::{self, User};
 use crate::wire::{List, Owner, Reader, Step, cause, create, stage};
@@ -18,7 +20,7 @@ pub struct Inside {
     pub user: User,
     /// Whether [`Step::User`] looked the user up, and HOME is to follow.
     pub home: bool,
-    /// Where the supervisor says that the cgroups were joined.
+    /// Where its words come from.
     supervisor: Fd,
 }
 
@@ -67,9 +69,11 @@ impl Inside {
             Step::ReadOnlyRoot {} => self.mounts.read_only_root(),
             Step::PivotRoot {} => self.mounts.pivot(),
             Step::Hostname { name } => Ok(sethostname(name)?),
-            Step::Netlink { messages, count } => netlink(messages, count),
+            Step::AwaitNetwork {} => Ok(setns(self.await_word()?.ok_or(Errno::EPROTO)?, CLONE_NEWNET)?),
+            Step::Netlink { messages, count } => network::netlink(messages, count),
             Step::Sysctl { path, value } => self.mounts.sysctl(path, value),
-            Step::AwaitCgroups {} => self.await_cgroups(),
+            Step::AwaitCgroups {} => self.await_word().map(|_| ()),
+            Step::JoinCgroup { path } => Ok(write_file(path, b"0")?),
             Step::Unshare { flags } => Ok(unshare(flags)?),
             Step::Rlimit { resource, soft, hard } => Ok(set_rlimit(resource, soft, hard)?),
             Step::User { user, home, more_groups } => {
@@ -96,10 +100,11 @@ impl Inside {
         }
     }
 
-    fn await_cgroups(&self) -> Result<(), Fault> {
-        let mut fds = crate::system_call::Received::new();
+    /// Waits until the supervisor has done what it does meanwhile; with its word may come a descriptor.
+    fn await_word(&self) -> Result<Option<Fd>, Fault> {
+        let mut fds = Received::new();
         match receive_message(self.supervisor, &mut [0; 1], &mut fds, true)? {
-            1 => Ok(()),
+            1 => Ok(fds.as_slice().first().copied()),
             _ => Err(Errno::EPROTO.into()),
         }
     }
@@ -143,38 +148,6 @@ fn bounding_set(keep: u64) -> Result<(), Fault> {
         }
     }
     Ok(prctl::clear_ambient()?)
-}
-
-/// Sends netlink requests, each of which asks for an acknowledgement, and reads those.
-fn netlink(messages: &[u8], count: u32) -> Result<(), Fault> {
-    let socket = netlink_socket()?;
-    send(socket, messages)?;
-    let mut acknowledged = 0;
-    while acknowledged < count {
-        let mut answer = [0; 4096];
-        let n = read(socket, &mut answer)?;
-        let mut rest = &answer[..n];
-        // struct nlmsghdr { u32 len; u16 type; u16 flags; u32 seq; u32 pid; }, and behind NLMSG_ERROR an i32.
-        while let (Some(length), Some(kind)) = (number(rest, 0), number(rest, 4)) {
-            const NLMSG_ERROR: u32 = 2;
-            if kind & 0xffff == NLMSG_ERROR {
-                match number(rest, 16).ok_or(Errno::EPROTO)? as i32 {
-                    0 => acknowledged += 1,
-                    errno => return Err(Errno(-errno).into()),
-                }
-            }
-            rest = rest.get((length as usize).next_multiple_of(4)..).unwrap_or_default();
-            if length < 16 {
-                return Err(Errno::EPROTO.into());
-            }
-        }
-    }
-    close(socket);
-    Ok(())
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// Gives files below a directory their owners, and back the set-id bits that chown(2) takes.

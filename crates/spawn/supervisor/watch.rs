@@ -15,7 +15,7 @@ use crate::system_call::{
 };
 use crate::text::Buffer;
 use crate::wire::{self, Answer, Field, HEADER, Kind, Left, List, Out, Plan, Reader, Report, Request, killed_by, parse_header, stage};
-use crate::{CONTROL, id_map, init, prepare, report, step};
+use crate::{CONTROL, id_map, init, network, prepare, report, step};
 use core::marker::PhantomData;
 
 const SIGKILL: u32 = 9;
@@ -54,6 +54,8 @@ struct Watch<'a> {
     held: Option<Answer<'static>>,
     detached: bool,
     status: Option<i32>,
+    /// What was read of the cgroups at the end.
+    collected: Option<Collected>,
     killed_by: u8,
     started: u64,
     /// When to kill, and who is then said to have done it.
@@ -82,6 +84,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
         held: None,
         detached: plan.detached,
         status: None,
+        collected: None,
         killed_by: killed_by::NOBODY,
         started: now(),
         deadlines: [(u64::MAX, killed_by::WALL), (u64::MAX, killed_by::GRACE)],
@@ -125,7 +128,7 @@ impl Watch<'_> {
         let (ours, theirs) = socketpair().map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
         let (cloned, placed) = clone(self.plan.namespaces, into).map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
         let (pid, first) = match cloned {
-            Cloned::Child => first_process(self.plan, theirs, fds),
+            Cloned::Child => first_process(self.plan, theirs, fds, placed),
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
         close(theirs);
@@ -140,21 +143,19 @@ impl Watch<'_> {
         }
         // From here on nobody looks into this process; newuidmap(1) had to.
         let _ = prctl::set_dumpable(false);
-        if let (Some(into), false) = (self.plan.cgroup.into, placed) {
-            let mut procs = prepare::Path::new();
-            procs.push(into.to_bytes());
-            procs.push(b"/cgroup.procs");
-            let join = procs.as_c_str().ok_or(Errno::EINVAL).and_then(|path| write_number(path, pid));
-            join.map_err(|errno| failure(stage::CGROUP, 0, errno.into()))?;
-        }
         if let Some(into) = into {
             close(into);
         }
-        for (index, procs) in self.plan.cgroup.join.iter().enumerate() {
-            write_number(procs, pid).map_err(|errno| failure(stage::CGROUP, index, errno.into()))?;
+        if let Some(network) = &self.plan.network {
+            let namespace = network::make(network).map_err(|fault| failure(stage::NETWORK, 0, fault))?;
+            let _ = send_message(ours, b".", &[], &[namespace], true);
+            close(namespace);
         }
-        // Only where it is waited for: a word that nobody reads makes the socket's end an error.
-        if self.plan.cgroup.into.is_some() || !self.plan.cgroup.join.is_empty() {
+        if !self.plan.meanwhile.is_empty() {
+            for (index, effect) in self.plan.meanwhile.iter().enumerate() {
+                let index = self.plan.prepare.len() + index;
+                prepare::perform(&effect).map_err(|fault| failure(stage::PREPARE, index, fault))?;
+            }
             tell(ours);
         }
         if self.plan.wall > 0 {
@@ -171,9 +172,7 @@ impl Watch<'_> {
         loop {
             let none = PollFd { fd: -1, events: POLLIN, revents: 0 };
             let mut fds = [none; MAX_CLIENTS + 5];
-            // What comes after the start comes with the first process's end, and one waking is cheaper than three.
-            let quiet = self.decided || self.plan.at_end && self.plan.command.is_some_and(|c| c.init);
-            let watched = [Some(first), self.report.filter(|_| !quiet), self.owner, self.listener];
+            let watched = [Some(first), self.report, self.owner, self.listener];
             for (slot, f) in fds.iter_mut().zip(watched) {
                 slot.fd = f.map_or(-1, |f| f.0);
             }
@@ -261,6 +260,16 @@ impl Watch<'_> {
         }
     }
 
+    /// Reads what is wanted of the cgroups at the end, once.
+    fn collect(&mut self) {
+        let files = &self.plan.cgroup.read_at_end;
+        self.collected.get_or_insert_with(|| {
+            let mut collected = Collected::new();
+            files.iter().for_each(|path| collected.add(path));
+            collected
+        });
+    }
+
     /// Hears all reports that are there. An init sends three at most; a stranger in its place may not keep us busy.
     fn catch_up(&mut self) {
         for _ in 0..8 {
@@ -277,7 +286,7 @@ impl Watch<'_> {
         let mut fds = Received::new();
         match receive_message(socket, &mut bytes, &mut fds, false) {
             Err(Errno::EAGAIN) => return false,
-            // It ended without having read that its cgroups were joined. What it said before that is still there.
+            // It ended without having read that its ids were mapped. What it said before that is still there.
             Err(Errno::ECONNRESET) => {}
             Ok(n @ 1..) => match Report::take(&mut Reader::new(&bytes[..n])) {
                 Ok(Report::Running { command, at }) => {
@@ -290,7 +299,11 @@ impl Watch<'_> {
                     self.decided = true;
                     self.answer(&Answer::Failed { stage, index, errno, cause, detail });
                 }
-                Ok(Report::Ended { status }) => self.status = Some(status),
+                Ok(Report::Ended { status }) => {
+                    self.status = Some(status);
+                    // While the kernel takes the namespaces down.
+                    self.collect();
+                }
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
                 Ok(Report::Never(..)) | Err(_) => {}
             },
@@ -441,14 +454,11 @@ impl Watch<'_> {
 
     /// Says how it ended, takes everything back, says so, and leaves.
     fn finish(mut self, ended: Option<(i32, Rusage)>) -> ! {
-        let mut files = Collected::new();
         let mut last = None;
         if let Some((init_status, usage)) = ended {
             self.close_report();
             while let Ok(Some(_)) = wait_any() {}
-            for path in self.plan.cgroup.read_at_end.iter() {
-                files.add(path);
-            }
+            self.collect();
             let ended = Answer::Ended {
                 status: self.status.unwrap_or(init_status),
                 init_status,
@@ -457,7 +467,7 @@ impl Watch<'_> {
                 user: usage.user,
                 system: usage.system,
                 max_rss: usage.max_rss,
-                files: files.list(),
+                files: self.collected.as_ref().map_or(List::new(0, &[]), Collected::list),
             };
             if self.decided && self.plan.at_end {
                 last = Some(ended);
@@ -529,10 +539,6 @@ fn tell(socket: Fd) {
     let _ = send_message(socket, b".", &[], &[], true);
 }
 
-fn write_number(path: &core::ffi::CStr, number: u32) -> Result<(), Errno> {
-    prepare::write_file(path, crate::text::decimal(u64::from(number), &mut [0; 10]))
-}
-
 /// One answer to one peer.
 fn answer_to(socket: Fd, answer: &Answer<'_>) {
     answers_to(socket, &[answer]);
@@ -578,13 +584,15 @@ impl Out for Writer<'_> {
 
 /// Contents of files, one after the other as a [`List`].
 struct Collected {
-    bytes: Buffer<{ 8 * STATISTIC }>,
+    /// Memory of its own, so that the long time before the end doesn't hold it.
+    bytes: &'static mut [u8],
+    used: usize,
     count: u32,
 }
 
 impl Collected {
     fn new() -> Self {
-        Self { bytes: Buffer::new(), count: 0 }
+        Self { bytes: map(8 * STATISTIC).unwrap_or_default(), used: 0, count: 0 }
     }
 
     /// A file that can't be read counts as empty, so that places in the list keep their meaning.
@@ -598,13 +606,23 @@ impl Collected {
             }
             Err(_) => 0,
         };
-        let n = if self.bytes.as_slice().len() + n + 4 > 7 * STATISTIC { 0 } else { n };
-        (&contents[..n]).put(&mut self.bytes);
+        let n = if self.used + n + 4 > self.bytes.len().saturating_sub(STATISTIC) { 0 } else { n };
+        (&contents[..n]).put(self);
         self.count += 1;
     }
 
     fn list(&self) -> List<'_, &[u8]> {
-        List::new(self.count, self.bytes.as_slice())
+        List::new(self.count, &self.bytes[..self.used])
+    }
+}
+
+impl Out for Collected {
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.used + bytes.len();
+        if let Some(place) = self.bytes.get_mut(self.used..end) {
+            place.copy_from_slice(bytes);
+            self.used = end;
+        }
     }
 }
 
@@ -627,7 +645,7 @@ impl Leftovers {
 }
 
 /// The first process: descriptors first, then the steps, then init or the command itself.
-fn first_process(plan: &Plan<'_>, supervisor: Fd, fds: &[Fd]) -> ! {
+fn first_process(plan: &Plan<'_>, supervisor: Fd, fds: &[Fd], placed: bool) -> ! {
     const SUPERVISOR: Fd = Fd(3);
     let _ = prctl::set_death_signal(SIGKILL);
     // Nothing of the supervisor's survives in here but this socket. All these are above 3: the kernel gives the lowest
@@ -651,6 +669,16 @@ fn first_process(plan: &Plan<'_>, supervisor: Fd, fds: &[Fd]) -> ! {
     }
     let _ = setsid();
     let _ = prctl::set_dumpable(false);
+    // Where clone3(2) is hidden by a filter, clone(2) made this process in its parent's cgroup.
+    if let (Some(directory), false) = (plan.cgroup.into, placed) {
+        let mut path = prepare::Path::new();
+        path.push(directory.to_bytes());
+        path.push(b"/cgroup.procs");
+        if let Err(errno) = path.as_c_str().ok_or(Errno::EINVAL).and_then(|path| prepare::write_file(path, b"0")) {
+            report::failure(SUPERVISOR, &Failure { stage: stage::CGROUP, index: 0, fault: errno.into() });
+            exit(127)
+        }
+    }
     let inside = match step::perform_all(&plan.steps, SUPERVISOR) {
         Ok(inside) => inside,
         Err(failure) => {

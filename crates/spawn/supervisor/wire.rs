@@ -252,6 +252,11 @@ record! {
         version: u16,
         /// Effects in the host's namespaces, in order, before anything is cloned.
         prepare: List<'a, Prepare<'a>>,
+        /// Effects that only [`Step::AwaitCgroups`] waits for: performed while the first process makes its mounts. A failed one has the
+        /// index behind those of `prepare`.
+        meanwhile: List<'a, Prepare<'a>>,
+        /// A network namespace that the supervisor makes meanwhile, and [`Step::AwaitNetwork`] enters.
+        network: Option<Network<'a>>,
         /// What takes the effects back, in the order to do it; each is harmless where its effect never was.
         undo: List<'a, Undo<'a>>,
         /// `CLONE_NEW*` flags of the first process.
@@ -273,12 +278,19 @@ record! {
 }
 
 record! {
+    /// A network namespace.
+    Network {
+        /// Netlink requests that configure it, and how many they are.
+        messages: &'a [u8],
+        count: u32,
+    }
+}
+
+record! {
     /// Control groups: all paths were made by [`Prepare`] and go by [`Undo`].
     Cgroup {
         /// The cgroup2 directory to clone into.
         into: Option<&'a CStr>,
-        /// v1 `cgroup.procs` files (or v2, before Linux 5.7) that the first process's pid is written to.
-        join: List<'a, &'a CStr>,
         /// `cgroup.kill` (Linux 5.14) of the container's tree.
         kill: Option<&'a CStr>,
         /// Files whose contents are sent with [`Answer::Ended`].
@@ -400,7 +412,7 @@ choice! {
         19 Netlink { messages: &'a [u8], count: u32 }
         /// Writes a file of the container's own procfs.
         20 Sysctl { path: &'a CStr, value: &'a [u8] }
-        /// Waits until this process is in its control groups.
+        /// Waits until the supervisor has done what it does meanwhile.
         21 AwaitCgroups {}
         /// unshare(2): after the cgroups were joined, CLONE_NEWCGROUP.
         22 Unshare { flags: u64 }
@@ -419,6 +431,13 @@ choice! {
         /// chown(2) and chmod(2) below a directory of the host: gives unpacked files their owners. An empty list of steps after it ends the process.
         31 ChangeOwners { directory: &'a CStr, list: &'a [u8] }
         32 Umask { mask: u32 }
+        /// Enters the network namespace that the supervisor made.
+        33 AwaitNetwork {}
+        /// Joins a v1 cgroup by its file `tasks`.
+        ///
+        /// A thread that moves itself needs no lock of the kernel's that waits for an RCU grace period, as a pid that somebody
+        /// writes into `cgroup.procs` does: up to 15 ms. The first process has one thread.
+        34 JoinCgroup { path: &'a CStr }
     }
 }
 
@@ -469,6 +488,7 @@ pub mod stage {
     pub const STEP: u8 = 5;
     pub const EXEC: u8 = 6;
     pub const LISTEN: u8 = 7;
+    pub const NETWORK: u8 = 8;
 }
 
 /// What failed within a step, where its errno alone doesn't say.

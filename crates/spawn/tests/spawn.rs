@@ -211,6 +211,7 @@ fn a_plan_can_be_read_without_any_privilege() {
         [
             "make the mount namespace private",
             "make /srv the root",
+            "enter the network namespace that was made meanwhile",
             "set the host name h",
             "unshare namespaces 0x2000000",
             "pivot to the root",

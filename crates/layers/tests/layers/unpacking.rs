@@ -416,7 +416,8 @@ fn a_plain_user_unpacks_and_what_it_cannot_do_is_on_record() {
     }
     // As root: this test once more, as nobody, from a copy of the program that nobody may read.
     let program = scratch.path().join("test");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: a program that one of ours holds open for writing can't be executed, and threads here start programs.
+    assert!(std::process::Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap().success());
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     std::os::unix::fs::chown(scratch.path(), Some(65534), Some(65534)).unwrap();
     let name = "unpacking::a_plain_user_unpacks_and_what_it_cannot_do_is_on_record";

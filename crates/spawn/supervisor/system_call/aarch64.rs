@@ -28,6 +28,7 @@ pub(super) mod number {
     pub(in super::super) const EXIT_GROUP: usize = 94;
     pub(in super::super) const WAITID: usize = 95;
     pub(in super::super) const UNSHARE: usize = 97;
+    pub(in super::super) const SETNS: usize = 268;
     pub(in super::super) const CLOCK_GETTIME: usize = 113;
     pub(in super::super) const RT_SIGACTION: usize = 134;
     pub(in super::super) const RT_SIGPROCMASK: usize = 135;

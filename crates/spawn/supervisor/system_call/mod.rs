@@ -513,6 +513,7 @@ pub fn setsid() -> Result<()> {
 pub const CLONE_PIDFD: u64 = 0x1000;
 pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 pub const CLONE_NEWUSER: u64 = 0x1000_0000;
+pub const CLONE_NEWNET: u64 = 0x4000_0000;
 const SIGCHLD: u64 = 17;
 
 /// Who goes on after a clone.
@@ -778,6 +779,11 @@ pub fn sethostname(name: &CStr) -> Result<()> {
 
 pub fn unshare(flags: u64) -> Result<()> {
     unit(call(number::UNSHARE, [flags as usize, 0, 0, 0, 0, 0]))
+}
+
+/// setns(2): enters the namespace that a descriptor refers to.
+pub fn setns(f: Fd, kind: u64) -> Result<()> {
+    unit(call(number::SETNS, [f.0 as usize, kind as usize, 0, 0, 0, 0]))
 }
 
 // Mounts.

@@ -52,6 +52,7 @@ pub(super) mod number {
     pub(in super::super) const READLINKAT: usize = 267;
     pub(in super::super) const PPOLL: usize = 271;
     pub(in super::super) const UNSHARE: usize = 272;
+    pub(in super::super) const SETNS: usize = 308;
     pub(in super::super) const ACCEPT4: usize = 288;
     pub(in super::super) const SIGNALFD4: usize = 289;
     pub(in super::super) const DUP3: usize = 292;
