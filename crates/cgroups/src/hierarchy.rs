@@ -3,6 +3,7 @@
 //! Read from two texts of `/proc`, so that every layout of the field is a row of a table in the tests.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::Error;
@@ -90,9 +91,13 @@ impl Hierarchies {
     /// # Ok(()) }
     /// ```
     pub fn detect() -> Result<Hierarchies, Error> {
-        let read = |path: &str| match std::fs::read(path) {
-            Ok(raw) => Ok(String::from_utf8_lossy(&raw).into_owned()),
-            Err(source) => Err(Error::Io { action: "read", path: path.into(), source }),
+        let read = |path: &str| {
+            // The kernel says 0 for its length, for which std reads it in many small pieces.
+            let mut raw = Vec::with_capacity(16 << 10);
+            match std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut raw)) {
+                Ok(_) => Ok(String::from_utf8_lossy(&raw).into_owned()),
+                Err(source) => Err(Error::Io { action: "read", path: path.into(), source }),
+            }
         };
         Ok(Hierarchies::detect_from(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
     }

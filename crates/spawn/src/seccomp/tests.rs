@@ -143,6 +143,16 @@ fn capability_sets() -> Vec<u64> {
 }
 
 #[test]
+fn the_filter_of_the_build_script_is_what_the_profile_compiles_to() {
+    let mine = crate::CapabilitySet::docker_default().bits();
+    assert_eq!(mine, DOCKERS_CAPABILITIES);
+    let compiled = COMPILED.expect("there is one");
+    assert_eq!(compiled, compile_default(Architecture::NATIVE, false, mine).as_bytes());
+    assert_eq!(compiled, Filter::docker_default(mine).as_bytes());
+    assert_ne!(compiled, Filter::docker_default(0).as_bytes());
+}
+
+#[test]
 fn the_filter_answers_every_number_of_every_abi_as_the_tables_do() {
     let first = first_arguments();
     for machine in MACHINES {
