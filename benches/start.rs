@@ -264,7 +264,7 @@ fn contenders(scratch: &Scratch, only: &[String]) -> Result<(Vec<Contender>, Vec
         command.arg("--serve-program").args(words);
         Ok(command)
     };
-    // Beside this program, where cargo built both: target/release/deps/start-… and target/release/coracle.
+    // What `cargo xtask bench` built, or what lies beside this program: target/release/deps/start-… and target/release/coracle.
     let beside = std::env::current_exe()?.ancestors().nth(2).map(|directory| directory.join("coracle").display().to_string());
     let coracle = std::env::var("CORACLE_PROGRAM").ok().or(beside).ok_or("no directory")?;
     let engine = scratch.join("engine-program");

@@ -2,8 +2,7 @@
 //!
 //! The measuring itself is `benches/start.rs`: it uses the library as its users do. This room builds what it needs and starts it.
 
-use crate::{Result, wants_help};
-use std::path::Path;
+use crate::{Result, dist, wants_help};
 use std::process::Command;
 
 const HELP: &str = "\
@@ -31,11 +30,9 @@ pub(crate) fn main(arguments: &[String]) -> Result {
 }
 
 fn start(arguments: &[String]) -> Result {
-    // The program is one of the contenders. Built with the rest, so that both are of the same state of the tree.
-    if Path::new("crates/cli/Cargo.toml").exists() {
-        run(Command::new("cargo").args(["build", "--release", "--package", "coracle-cli"]))?;
-    }
-    run(Command::new("cargo").args(["bench", "--quiet", "--bench", "start", "--"]).args(arguments))
+    // The program is one of the contenders, as it is handed out. Built with the rest, so that both are of the same state of the tree.
+    let program = dist::build()?;
+    run(Command::new("cargo").args(["bench", "--quiet", "--bench", "start", "--"]).args(arguments).env("CORACLE_PROGRAM", program))
 }
 
 fn run(command: &mut Command) -> Result {

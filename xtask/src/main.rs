@@ -1,4 +1,4 @@
-//! The tasks of this repository: `cargo xtask test`, `vm`, `soak`, `bench`, `tools`.
+//! The tasks of this repository: `cargo xtask test`, `vm`, `soak`, `bench`, `dist`, `tools`.
 //!
 //! One verb a room. A task is a program and not a page of shell so that it can say what is missing, count what was skipped, and
 //! be changed under the same checks as everything else.
@@ -6,6 +6,7 @@
 mod bench;
 mod binaries;
 mod cpio;
+mod dist;
 mod fuzz;
 mod metadata;
 mod no_c;
@@ -40,6 +41,7 @@ Verbs:
   vm      the tests on a kernel with cgroup v2 alone, in a virtual machine
   soak    the long tests: thousands of lives, races, whole fault lists
   bench   measurements beside the field's other programs
+  dist    build the program as it is handed out
   tools   only look for, and as root install, what the other verbs need
 ";
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         "vm" => vm::main(&rest),
         "soak" => soak::main(&rest),
         "bench" => bench::main(&rest),
+        "dist" => dist::main(&rest),
         "tools" => tools::main(&rest),
         "" | "help" | "-h" | "--help" => {
             print!("{HELP}");
