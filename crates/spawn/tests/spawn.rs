@@ -1,8 +1,8 @@
 //! Spawning for real: as root in namespaces, as a plain user in a user namespace besides.
 
 use coracle_spawn::{
-    CapabilitySet, Child, Effect, Error, ExecFault, IdMap, Init, KilledBy, Mount, Namespaces, Record, Root, Signal, Spawn, Stdio, Undo,
-    sweep,
+    CapabilitySet, CgroupPlacement, Child, Effect, Error, ExecFault, IdMap, Init, KilledBy, Mount, Namespaces, Record, Root, Signal, Spawn,
+    Stdio, Undo, sweep,
 };
 use std::future::Future;
 use std::io::{Read, Write};
@@ -219,6 +219,52 @@ fn a_plan_can_be_read_without_any_privilege() {
             "execute [\"id\"] under init",
         ]
     );
+}
+
+/// What only joining needs comes while the mounts are made; a start whose v1 cgroup can't be made says so and leaves nothing.
+#[test]
+fn what_only_joining_needs_is_done_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, v1) = (dir.path().join("run"), dir.path().join("missing/v1"));
+    let spawn = shell("exit 7")
+        .effect(Effect::MakeDirectory { path: v1.clone(), mode: 0o755 })
+        .effect(Effect::Write { path: v1.join("pids.max"), value: b"8".to_vec(), optional: false })
+        .effect(Effect::MakeDirectory { path: run.clone(), mode: 0o755 })
+        .undo(Undo::RemoveTree(run.clone()))
+        .cgroup(CgroupPlacement { join: vec![v1.clone()], ..CgroupPlacement::default() });
+    let steps = spawn.plan().unwrap().steps();
+    let at = |what: &str| steps.iter().position(|step| step.contains(what)).unwrap_or_else(|| panic!("{what}: {steps:?}"));
+    let order = [
+        format!("make the directory {}", run.display()),
+        format!("make the directory {}", v1.display()),
+        "pids.max".into(),
+        format!("join the cgroup by {}/tasks", v1.display()),
+        "unshare".into(),
+        "pivot".into(),
+    ];
+    let places: Vec<usize> = order.iter().map(|what| at(what)).collect();
+    assert!(places.is_sorted(), "{places:?} {steps:?}");
+
+    let error = spawn.spawn().unwrap_err();
+    assert_eq!(error.to_string(), format!("can't make the directory {}: No such file or directory (ENOENT)", v1.display()));
+    assert!(!run.exists());
+}
+
+/// The supervisor makes it, and is in its own again before the command runs.
+#[test]
+fn a_network_namespace_is_the_containers_and_not_the_supervisors() {
+    let mut child = shell("echo; sleep 60").stdout(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let namespace = |pid: u32, kind: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let parent: u32 = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    assert_ne!(namespace(child.id(), "net"), namespace(std::process::id(), "net"));
+    assert_eq!(namespace(parent, "net"), namespace(std::process::id(), "net"));
+    // What /sys shows is the namespace's.
+    child.kill().unwrap();
+    assert_eq!(child.wait_gone().unwrap(), []);
+    let mut child = shell("ls /sys/class/net; cat /proc/self/net/dev | grep -c :").stdout(Stdio::piped()).spawn().unwrap();
+    assert_eq!(text(child.stdout.take().unwrap()), "lo\n1\n");
 }
 
 #[test]
