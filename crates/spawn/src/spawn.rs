@@ -433,8 +433,9 @@ fn start(plan: Plan, stdio: &[Stdio; 3], held: &[OwnedFd], lifeline: bool) -> Re
             .map_err(|e| attempted("make a control socket", e.into()))?;
     let owner = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
         .map_err(|e| attempted("open a pidfd of this process", e.into()))?;
-    let reactor = Reactor::get().map_err(|e| attempted("start a thread", e))?;
     let pidfd = program::start(control)?;
+    // A first life makes a thread, while the supervisor comes up.
+    let reactor = Reactor::get().map_err(|e| attempted("start a thread", e))?;
     let connection = Connection::new(socket, Some(pidfd));
     let fds: Vec<_> = std::iter::once(&owner).chain(&theirs).chain(held).map(AsFd::as_fd).collect();
     connection.send_plan(&plan.bytes, &fds).map_err(|e| attempted("send the plan to the supervisor", e))?;
