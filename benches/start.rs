@@ -350,7 +350,8 @@ fn contenders(scratch: &Scratch, only: &[String]) -> Result<(Vec<Contender>, Vec
         "podman",
         "`podman run --rm --network none`, the same limits",
         1,
-        engines("podman", &["--runtime", "runc", "--ulimit", "nofile=1024"]),
+        // Its own default limits may be more than a container that it stands in may give.
+        engines("podman", &["--runtime", "runc", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]),
     );
     add("docker", "`docker run --rm --network none`, the same limits", 1, engines("docker", &[]));
     Ok((all, absent))
