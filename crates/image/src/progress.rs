@@ -1,5 +1,7 @@
 //! How far a pull or an import has come.
 
+use std::time::Duration;
+
 use crate::digest::Digest;
 use crate::reference::Reference;
 
@@ -21,6 +23,22 @@ pub enum Progress {
         done: u64,
         /// How many there will be.
         total: u64,
+    },
+    /// All bytes of a layer are here, and the last of them are being unpacked.
+    #[non_exhaustive]
+    Unpacking {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Something failed that may pass, and is tried again after a while.
+    #[non_exhaustive]
+    Waiting {
+        /// Host and port of who was asked.
+        address: String,
+        /// What it said, or what happened.
+        why: String,
+        /// How long.
+        wait: Duration,
     },
     /// A layer is complete where it belongs, now or from before.
     #[non_exhaustive]
