@@ -21,12 +21,14 @@ pub struct Descriptor {
     pub platform: Option<Platform>,
     /// Notes. `org.opencontainers.image.ref.name` names an image in a layout.
     pub annotations: BTreeMap<String, String>,
+    /// What kind of artifact it is, in a list of referrers.
+    pub artifact_type: Option<String>,
 }
 
 impl Descriptor {
     /// A descriptor without platform and notes.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Descriptor {
-        Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new() }
+        Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new(), artifact_type: None }
     }
 }
 
@@ -42,6 +44,8 @@ pub(crate) struct RawDescriptor {
     platform: Option<RawPlatform>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    artifact_type: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +68,7 @@ impl TryFrom<RawDescriptor> for Descriptor {
             size: raw.size,
             platform: raw.platform.map(|p| Platform::new(&p.os, &p.architecture, p.variant.as_deref())),
             annotations: raw.annotations.unwrap_or_default(),
+            artifact_type: raw.artifact_type,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with an image, as sentences; and apart from them, what to do.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,8 @@ pub enum Error {
     #[error("can't {verb} {image}: the registry {registry} has no such image ({said})")]
     #[non_exhaustive]
     UnknownImage {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// The registry's host, with the port where the reference has one.
@@ -33,8 +34,8 @@ pub enum Error {
     #[error("can't {verb} {image}: no connection to {address}: {why}")]
     #[non_exhaustive]
     Unreachable {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// Host and port.
@@ -47,8 +48,8 @@ pub enum Error {
     #[error("can't {verb} {image}: the connection to {address} broke off after {done} of {total} bytes of {part}: {why}")]
     #[non_exhaustive]
     Interrupted {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// Host and port.
@@ -67,8 +68,8 @@ pub enum Error {
     #[error("can't {verb} {image}: no TLS connection to {address}: {why}")]
     #[non_exhaustive]
     Tls {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// Host and port.
@@ -81,8 +82,8 @@ pub enum Error {
     #[error("can't {verb} {image}: the registry {registry} said {status} to {who}")]
     #[non_exhaustive]
     Denied {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// The registry's host, with the port where the reference has one.
@@ -99,8 +100,8 @@ pub enum Error {
     #[error("can't {verb} {image}: the registry {registry} said: {said}")]
     #[non_exhaustive]
     Registry {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// The registry's host, with the port where the reference has one.
@@ -113,8 +114,8 @@ pub enum Error {
     #[error("can't {verb} {image}: {address} {why}")]
     #[non_exhaustive]
     Unsafe {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// Host and port of who wanted it.
@@ -137,8 +138,8 @@ pub enum Error {
     #[error("can't {verb} {image}: {} blocks its registry", place.display())]
     #[non_exhaustive]
     Blocked {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// The file that says so.
@@ -303,11 +304,45 @@ pub enum Error {
     #[error("can't {verb} {image}: the tokio runtime was shut down meanwhile")]
     #[non_exhaustive]
     Stopped {
-        /// What was attempted: `pull`, `push`, `list the tags of`.
-        verb: &'static str,
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
     },
+}
+
+/// What was attempted with an image in a registry. It prints as it stands in a sentence: `list the tags of`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verb {
+    /// `pull`
+    Pull,
+    /// `push`
+    Push,
+    /// `resolve`: what a tag means.
+    Resolve,
+    /// `fetch the manifest of`
+    Manifest,
+    /// `list the tags of`
+    Tags,
+    /// `list what refers to`
+    Referrers,
+    /// `delete`
+    Delete,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verb::Pull => "pull",
+            Verb::Push => "push",
+            Verb::Resolve => "resolve",
+            Verb::Manifest => "fetch the manifest of",
+            Verb::Tags => "list the tags of",
+            Verb::Referrers => "list what refers to",
+            Verb::Delete => "delete",
+        })
+    }
 }
 
 impl Error {

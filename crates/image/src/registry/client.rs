@@ -17,7 +17,7 @@ use super::session::{Call, Report, Session, scope};
 use super::settings::{Proxy, Settings};
 use super::source::Source;
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, Verb};
 use crate::manifest::MANIFEST_MAX;
 use crate::reference::Reference;
 
@@ -149,7 +149,7 @@ impl RegistryClient {
     /// Heeds a file of containers-registries.conf(5), version 2, or the `*.conf` of a directory; later ones are stronger. Short names
     /// and aliases in it aren't used.
     pub fn registries_conf(mut self, path: impl Into<PathBuf>) -> Self {
-        self.settings.registries_conf.push(path.into());
+        self.settings.registries_conf.push((path.into(), true));
         self
     }
 
@@ -163,7 +163,7 @@ impl RegistryClient {
     /// `/etc/containerd/certs.d` and `/etc/docker/certs.d`.
     pub fn machine_configuration(mut self) -> Self {
         let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        self.settings.registries_conf.extend(default_files(env));
+        self.settings.registries_conf.extend(default_files(env).into_iter().map(|file| (file, false)));
         self.settings.certs_d.extend(["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()]);
         self
     }
@@ -194,7 +194,7 @@ impl RegistryClient {
         self
     }
 
-    pub(super) async fn session(&self, reference: &Reference, verb: &'static str, report: Report) -> Result<Session, Error> {
+    pub(super) async fn session(&self, reference: &Reference, verb: Verb, report: Report) -> Result<Session, Error> {
         let (client, reference) = (self.clone(), reference.clone());
         let image = reference.to_string();
         let make = move || Session::new(client.settings, &client.roots, reference, verb, report);
@@ -210,7 +210,7 @@ impl RegistryClient {
     /// # Errors
     /// [`Error::UnknownImage`], and all that says why a registry couldn't be asked.
     pub async fn resolve(&self, reference: &Reference) -> Result<Digest, Error> {
-        let session = self.session(reference, "resolve", Report::default()).await?;
+        let session = self.session(reference, Verb::Resolve, Report::default()).await?;
         match session.head().await? {
             Some(digest) => Ok(digest),
             None => Ok(session.manifest(None).await?.digest),
@@ -222,7 +222,7 @@ impl RegistryClient {
     /// # Errors
     /// [`Error::UnknownImage`], [`Error::Corrupt`], and all that says why a registry couldn't be asked.
     pub async fn manifest(&self, reference: &Reference) -> Result<RawManifest, Error> {
-        let session = self.session(reference, "fetch the manifest of", Report::default()).await?;
+        let session = self.session(reference, Verb::Manifest, Report::default()).await?;
         session.manifest(reference.digest()).await
     }
 
@@ -235,9 +235,9 @@ impl RegistryClient {
         struct Page {
             tags: Option<Vec<String>>,
         }
-        let session = self.session(reference, "list the tags of", Report::default()).await?;
+        let session = self.session(reference, Verb::Tags, Report::default()).await?;
         let pages = |source| session.pages(source, "tags/list?n=1000");
-        let pages: Vec<Page> = session.from_any(true, "the list of tags", pages).await?.0;
+        let pages: Vec<Page> = session.ask_sources(true, "the list of tags", pages).await?.0;
         Ok(pages.into_iter().flat_map(|page| page.tags.unwrap_or_default()).collect())
     }
 
@@ -246,7 +246,7 @@ impl RegistryClient {
     /// # Errors
     /// [`Error::UnknownImage`]; [`Error::Registry`] where the registry doesn't delete; all that says why it couldn't be asked.
     pub async fn delete(&self, reference: &Reference) -> Result<(), Error> {
-        let session = self.session(reference, "delete", Report::default()).await?;
+        let session = self.session(reference, Verb::Delete, Report::default()).await?;
         let source = session.registry();
         let name = match reference.digest() {
             Some(digest) => digest.to_string(),
@@ -323,7 +323,17 @@ impl Session {
         let tag = digest.is_none() && self.reference.digest().is_none();
         let path = self.path(digest);
         let expected = digest.or(self.reference.digest());
-        self.from_any(tag, "the manifest", |source| self.fetch_manifest(source, &path, expected)).await
+        self.ask_sources(tag, "the manifest", |source| self.fetch_manifest(source, &path, expected)).await
+    }
+
+    /// Another document of the repository, if it's there.
+    pub(super) async fn other(&self, path: &str, digest: Option<&Digest>) -> Result<Option<RawManifest>, Error> {
+        let ask = async |source| match self.fetch_manifest(source, path, digest).await {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(Failure { kind: Kind::Status(status), .. }) if status.is_unknown() && !source.mirror => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        self.ask_sources(digest.is_none(), "the manifest", ask).await
     }
 
     pub(super) async fn fetch_manifest(&self, source: &Source, path: &str, expected: Option<&Digest>) -> Result<RawManifest, Failure> {
@@ -336,7 +346,7 @@ impl Session {
         let bytes = self.body(&source.address(), response, MANIFEST_MAX as usize).await?;
         let corrupt = |expected: String, got: String| {
             let (image, part) = (self.reference.to_string(), "the manifest".to_owned());
-            Err(Failure::new(source.address(), Kind::Other(Error::Corrupt { image, part, expected, got })))
+            Err(Failure::new(source.address(), Kind::Other(Box::new(Error::Corrupt { image, part, expected, got }))))
         };
         if bytes.len() as u64 > MANIFEST_MAX {
             return corrupt(

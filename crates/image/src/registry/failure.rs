@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
-use crate::error::{Error, shortened};
+use crate::error::{Error, Verb, shortened};
 
 /// Why a request came to nothing.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) enum Kind {
     Unsafe(String),
     /// The answer can't be one.
     Nonsense(String),
-    Other(Error),
+    Other(Box<Error>),
 }
 
 /// An answer that isn't the one that was hoped for.
@@ -171,7 +171,7 @@ impl Failure {
             Kind::Denied(status) => denied(status),
             Kind::Unsafe(why) => Error::Unsafe { verb, image, address: self.address, why },
             Kind::Nonsense(why) => Error::Registry { verb, image, registry, said: format!("{why} ({part})") },
-            Kind::Other(error) => error,
+            Kind::Other(error) => *error,
             Kind::Status(status) => match (status.name.as_deref(), status.code.as_u16()) {
                 (Some("UNAUTHORIZED"), _) | (None, 401) => denied("401 Unauthorized"),
                 (Some("DENIED"), _) | (None, 403) => denied("403 Forbidden"),
@@ -187,7 +187,7 @@ impl Failure {
 
 /// What an error tells beside the failure.
 pub(super) struct Told<'a> {
-    pub(super) verb: &'static str,
+    pub(super) verb: Verb,
     pub(super) image: &'a str,
     pub(super) registry: &'a str,
     pub(super) part: &'a str,

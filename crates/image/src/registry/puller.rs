@@ -22,10 +22,11 @@ use tokio::sync::{OnceCell, mpsc};
 use super::client::RegistryClient;
 use super::download::Download;
 use super::session::{Report, Session};
+use super::verify::{Candidate, Verifier};
 use crate::config::CONFIG_MAX;
 use crate::descriptor::Descriptor;
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, Verb};
 use crate::image::Image;
 use crate::ingest::{Flow, Ingest, Prepared, prepare};
 use crate::manifest::{Document, MANIFEST_MAX, Manifest};
@@ -47,7 +48,8 @@ use crate::store::{PATIENCE, Record, Small, Store, image};
 pub struct Puller {
     client: RegistryClient,
     platform: Platform,
-    report: Report,
+    pub(super) report: Report,
+    verifier: Option<Arc<dyn Verifier>>,
 }
 
 impl Default for Puller {
@@ -59,7 +61,7 @@ impl Default for Puller {
 impl Puller {
     /// For this program's platform, with the credentials that are found.
     pub fn new() -> Puller {
-        Puller { client: RegistryClient::new(), platform: Platform::host(), report: Report::default() }
+        Puller { client: RegistryClient::new(), platform: Platform::host(), report: Report::default(), verifier: None }
     }
 
     /// Reaches registries as this client does. What was said before of how to reach them is forgotten.
@@ -110,6 +112,12 @@ impl Puller {
         self
     }
 
+    /// Uses only images that a verifier accepts.
+    pub fn verify(mut self, verifier: impl Verifier + 'static) -> Self {
+        self.verifier = Some(Arc::new(verifier));
+        self
+    }
+
     /// Brings an image into the store and its layers into the sink, as the registry has it now.
     ///
     /// An image by digest that is there already needs no request; one by tag needs the registry's word on what the tag means, and
@@ -127,6 +135,7 @@ impl Puller {
         let pull = Pull::new(self, store, reference, sink);
         pull.report(Progress::Resolving { reference: reference.clone() });
         let (resolved, digest, manifest) = pull.resolve().await?;
+        pull.verify(&resolved, &digest).await?;
         let config = pull.config(&manifest).await?;
         let image = image(reference.clone(), self.platform.clone(), digest, &manifest, &config)?;
         pull.complete(&image).await?;
@@ -144,6 +153,10 @@ impl Puller {
         let (there, at, platform) = (store.clone(), reference.clone(), self.platform.clone());
         match pull.blocking(move || there.find(&at, &platform)).await? {
             Some(image) => {
+                let (there, at, platform) = (store.clone(), reference.clone(), self.platform.clone());
+                let record = pull.blocking(move || there.record(&at, &platform)).await?;
+                let resolved = record.and_then(|record| record.resolved()).unwrap_or_else(|| image.digest.clone());
+                pull.verify(&resolved, &image.digest).await?;
                 pull.complete(&image).await?;
                 pull.done(&image);
                 Ok(image)
@@ -157,16 +170,7 @@ impl Puller {
     /// # Errors
     /// As [`pull`](Puller::pull).
     pub fn pull_blocking(&self, store: &Store, reference: &Reference, sink: Arc<dyn LayerSink>) -> Result<Image, Error> {
-        // A thread of our own: a runtime can't be entered from within another.
-        let work = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(crate::error::disk("make a runtime for", store.path()))?;
-            runtime.block_on(self.pull(store, reference, sink))
-        };
-        std::thread::scope(|scope| match scope.spawn(work).join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+        super::block_on(self.pull(store, reference, sink), store)
     }
 }
 
@@ -177,7 +181,7 @@ impl fmt::Debug for Puller {
 }
 
 /// One pull.
-struct Pull<'a> {
+pub(super) struct Pull<'a> {
     puller: &'a Puller,
     store: &'a Store,
     reference: &'a Reference,
@@ -209,11 +213,15 @@ impl<'a> Pull<'a> {
     }
 
     fn stopped(&self) -> Error {
-        Error::Stopped { verb: "pull", image: self.reference.to_string() }
+        Error::Stopped { verb: Verb::Pull, image: self.reference.to_string() }
     }
 
-    async fn session(&self) -> Result<&Session, Error> {
-        let make = || self.puller.client.session(self.reference, "pull", self.puller.report.clone());
+    pub(super) fn reference(&self) -> &Reference {
+        self.reference
+    }
+
+    pub(super) async fn session(&self) -> Result<&Session, Error> {
+        let make = || self.puller.client.session(self.reference, Verb::Pull, self.puller.report.clone());
         self.session.get_or_try_init(make).await
     }
 
@@ -277,6 +285,21 @@ impl<'a> Pull<'a> {
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<(), Error> {
         let (store, digest, image) = (self.store.clone(), digest.clone(), self.reference.to_string());
         self.blocking(move || store.put(&digest, &bytes, &image, "the manifest")).await
+    }
+
+    /// Asks the verifier, if there is one.
+    async fn verify(&self, resolved: &Digest, digest: &Digest) -> Result<(), Error> {
+        let Some(verifier) = &self.puller.verifier else {
+            return Ok(());
+        };
+        let bytes = self.document(resolved, None).await?;
+        let manifest = match resolved == digest {
+            true => bytes.clone(),
+            false => self.document(digest, None).await?,
+        };
+        let candidate = Candidate::new(self, (resolved.clone(), bytes), (digest.clone(), manifest));
+        let verdict = verifier.verify(&candidate).await;
+        verdict.map_err(|source| Error::NotAccepted { image: self.reference.to_string(), digest: Box::new(resolved.clone()), source })
     }
 
     async fn config(&self, manifest: &Manifest) -> Result<Vec<u8>, Error> {

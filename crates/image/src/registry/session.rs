@@ -28,7 +28,7 @@ use super::settings::Settings;
 use super::source::{Source, sources};
 use super::token::{Service, TOKEN_MAX, Token, basic, bearer};
 use super::transport::{Tls, Transport};
-use crate::error::Error;
+use crate::error::{Error, Verb};
 use crate::progress::Progress;
 use crate::reference::Reference;
 
@@ -50,8 +50,8 @@ pub(super) fn scope(repository: &str, actions: &str) -> String {
 pub(super) struct Session {
     pub(super) settings: Settings,
     pub(super) reference: Reference,
-    /// What all of it is for: `pull`.
-    pub(super) verb: &'static str,
+    /// What all of it is for.
+    pub(super) verb: Verb,
     /// The mirrors, and the registry itself as the last.
     pub(super) sources: Vec<Source>,
     pub(super) more_connections: Semaphore,
@@ -93,7 +93,6 @@ pub(super) enum Payload<'a> {
     Nothing,
     Bytes(Bytes),
     /// A body, and how many bytes of it went out.
-    #[expect(dead_code, reason = "for pushes")]
     Stream(&'a (dyn Fn() -> reqwest::Body + Send + Sync), &'a AtomicU64),
 }
 
@@ -142,7 +141,7 @@ impl Session {
         settings: Settings,
         roots: &Arc<OnceLock<RootCertStore>>,
         reference: Reference,
-        verb: &'static str,
+        verb: Verb,
         report: Report,
     ) -> Result<Session, Error> {
         let transport = Arc::new(Transport::new(&settings, roots)?);
@@ -161,7 +160,7 @@ impl Session {
     }
 
     /// Asks one source after the other, until one has what is wanted.
-    pub(super) async fn from_any<'s, T, F>(&'s self, tag: bool, part: &str, ask: impl Fn(&'s Source) -> F) -> Result<T, Error>
+    pub(super) async fn ask_sources<'s, T, F>(&'s self, tag: bool, part: &str, ask: impl Fn(&'s Source) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -241,8 +240,8 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a request once; a registry that wants to see a token or a password is shown one.
-    async fn attempt(&self, source: &Source, call: &Call<'_>) -> Result<Response, Failure> {
+    /// Sends a request once, however it's answered; a registry that wants to see a token or a password is shown one.
+    pub(super) async fn attempt(&self, source: &Source, call: &Call<'_>) -> Result<Response, Failure> {
         let mut shown = source.access.lock().await.header(call.scope);
         let mut again = true;
         loop {
@@ -302,7 +301,7 @@ impl Session {
         {
             return Ok(Some(header));
         }
-        let own = |error| Failure::new(source.address(), Kind::Other(error));
+        let own = |error| Failure::new(source.address(), Kind::Other(Box::new(error)));
         let found = source.found(&self.settings).await.map_err(own)?;
         let by = |scheme: &str| challenges.iter().find(|c| c.scheme == scheme);
         if let Some(challenge) = by("bearer") {
@@ -401,7 +400,7 @@ impl Session {
                 (_, true) => Some(owner.tls.clone()),
                 (_, false) => Some(self.tls_of_others(&url)),
             };
-            let client = self.client(tls).await.map_err(|e| Failure::new(address(&url), Kind::Other(e)))?;
+            let client = self.client(tls).await.map_err(|e| Failure::new(address(&url), Kind::Other(Box::new(e))))?;
             let mut request = client.request(method.clone(), url.clone()).headers(headers.clone());
             if own {
                 request = request.headers(owner.secrets.clone());

@@ -29,8 +29,8 @@ pub(super) struct Settings {
     pub(super) proxy: Proxy,
     /// By registry, the first to be asked first.
     pub(super) mirrors: BTreeMap<String, Vec<String>>,
-    /// The files of containers-registries.conf(5), the later ones stronger.
-    pub(super) registries_conf: Vec<PathBuf>,
+    /// The files of containers-registries.conf(5), the later ones stronger, and whether each has to be there.
+    pub(super) registries_conf: Vec<(PathBuf, bool)>,
     /// Directories of containerd's `hosts.toml`, the first that knows a registry counts.
     pub(super) certs_d: Vec<PathBuf>,
     pub(super) retries: u32,

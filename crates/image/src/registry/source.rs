@@ -17,7 +17,7 @@ use super::registries_conf::RegistriesConf;
 use super::settings::Settings;
 use super::token::Access;
 use super::transport::Tls;
-use crate::error::{Error, disk};
+use crate::error::{Error, Verb, disk};
 use crate::reference::{Reference, is_loopback};
 
 /// One host that has the repository.
@@ -79,7 +79,7 @@ impl Source {
         }
     }
 
-    fn is_mirror(mut self) -> Source {
+    fn into_mirror(mut self) -> Source {
         self.mirror = true;
         self
     }
@@ -177,20 +177,20 @@ impl Source {
 }
 
 /// The mirrors in their order and, last, the registry itself. Reads files.
-pub(super) fn sources(settings: &Settings, reference: &Reference, verb: &'static str) -> Result<Vec<Source>, Error> {
+pub(super) fn sources(settings: &Settings, reference: &Reference, verb: Verb) -> Result<Vec<Source>, Error> {
     let (registry, repository) = (reference.registry(), reference.repository());
     let mut sources = Vec::new();
     for mirror in settings.mirrors.get(registry).into_iter().flatten() {
         let (host, path) = mirror.split_once('/').unwrap_or((mirror, ""));
         let path = path.trim_end_matches('/');
         let repository = if path.is_empty() { repository.to_owned() } else { format!("{path}/{repository}") };
-        sources.push(Source::new(settings, host, &repository).is_mirror());
+        sources.push(Source::new(settings, host, &repository).into_mirror());
     }
 
     let mut own = None;
     if let Some((dir, hosts)) = hosts(settings, registry)? {
         for host in &hosts.hosts {
-            let mut source = Source::of_host(settings, host, reference)?.is_mirror();
+            let mut source = Source::of_host(settings, host, reference)?.into_mirror();
             if host.authority != registry {
                 source.namespace = Some(registry.to_owned());
             }
@@ -214,7 +214,7 @@ pub(super) fn sources(settings: &Settings, reference: &Reference, verb: &'static
         }
         let (mirrors, location) = entry.locations(registry, repository);
         for mirror in mirrors {
-            let mut source = Source::new(settings, &mirror.registry, &mirror.repository).is_mirror();
+            let mut source = Source::new(settings, &mirror.registry, &mirror.repository).into_mirror();
             (source.resolve, source.pull) = (mirror.tags, mirror.digests || mirror.tags);
             if mirror.tags && !mirror.digests {
                 // What a tag meant is fetched by digest: only for who asked by tag.
@@ -271,10 +271,10 @@ fn certificates_of(dir: &Path, tls: &mut Tls) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the files of registries.conf say together. A file that isn't there says nothing.
+/// What the files of registries.conf say together.
 fn configuration(settings: &Settings) -> Result<RegistriesConf, Error> {
     let mut conf = RegistriesConf::default();
-    for path in &settings.registries_conf {
+    for (path, must) in &settings.registries_conf {
         let mut files = vec![path.clone()];
         if path.is_dir() {
             files = fs::read_dir(path).map_err(disk("read", path))?.filter_map(|e| Some(e.ok()?.path())).collect();
@@ -286,7 +286,7 @@ fn configuration(settings: &Settings) -> Result<RegistriesConf, Error> {
                 Ok(text) => {
                     conf.add(&file, &text).map_err(|why| Error::Setting { what: format!("the file {}", file.display()), why })?;
                 }
-                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                Err(e) if !must && matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
                 Err(e) => return Err(disk("read", &file)(e)),
             }
         }
