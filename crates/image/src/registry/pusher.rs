@@ -160,7 +160,7 @@ struct Load {
     manifest: Bytes,
     media_type: &'static str,
     blobs: Vec<Blob>,
-    /// Where the store's images of these layers came from.
+    /// Where the store's images of these blobs came from.
     known: Vec<(Digest, Reference)>,
     _lease: crate::Lease,
 }
@@ -208,8 +208,8 @@ impl Load {
             }
             blobs.push(Blob { digest: descriptor.digest.clone(), file: Arc::new(file), length, part });
         }
-        let own = image.layers.iter().map(|layer| (layer.digest.clone(), image.reference.clone()));
-        let mut known: Vec<(Digest, Reference)> = own.collect();
+        // Where it was pulled from there's all of it.
+        let mut known: Vec<(Digest, Reference)> = seen.iter().map(|digest| (digest.clone(), image.reference.clone())).collect();
         for other in store.images()? {
             let layers = other.layers.iter().filter(|layer| seen.contains(&layer.digest));
             known.extend(layers.map(|layer| (layer.digest.clone(), other.reference.clone())));
