@@ -56,6 +56,18 @@ struct RawPlatform {
     architecture: String,
     #[serde(default)]
     variant: Option<String>,
+    #[serde(default, rename = "os.version")]
+    os_version: Option<String>,
+}
+
+impl From<RawPlatform> for Platform {
+    fn from(raw: RawPlatform) -> Platform {
+        let platform = Platform::new(&raw.os, &raw.architecture, raw.variant.as_deref());
+        match raw.os_version.as_deref() {
+            None | Some("") => platform,
+            Some(version) => platform.with_os_version(version),
+        }
+    }
 }
 
 impl TryFrom<RawDescriptor> for Descriptor {
@@ -66,7 +78,7 @@ impl TryFrom<RawDescriptor> for Descriptor {
             media_type: raw.media_type.unwrap_or_default(),
             digest: raw.digest.parse().map_err(|e: crate::ParseDigestError| e.to_string())?,
             size: raw.size,
-            platform: raw.platform.map(|p| Platform::new(&p.os, &p.architecture, p.variant.as_deref())),
+            platform: raw.platform.map(Platform::from),
             annotations: raw.annotations.unwrap_or_default(),
             artifact_type: raw.artifact_type,
         })

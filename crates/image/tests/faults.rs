@@ -124,6 +124,22 @@ fn a_layer_that_breaks_off_is_continued_in_the_same_pull_and_its_sink_sees_it_on
 }
 
 #[test]
+fn documents_that_break_off_are_fetched_again() {
+    let tiny = image();
+    for part in ["/manifests/1", "/manifests/sha256", &Digest::sha256(&tiny.config).to_string()] {
+        let target = part.to_owned();
+        let server = Server::new(at_first(2, |_, answer| Answer { cut: Some(20), ..answer }, move |r| r.path.contains(&target)));
+        server.add(&tiny, "a", "1");
+        let index = support::index(&[tiny.descriptor(Some("linux/amd64"), None)]);
+        server.add_manifest("a", "1", INDEX, &index);
+        let place = Place::new();
+        place.pull(&format!("{}/a:1", server.host())).unwrap();
+        assert!(place.sink.holds(&tiny));
+        assert_eq!(server.asked().len(), 6, "{part}");
+    }
+}
+
+#[test]
 fn a_registry_that_falls_silent_is_given_up_and_asked_again() {
     let tiny = image();
     let blob = tiny.layers[0].clone();
@@ -830,6 +846,33 @@ fn pulls_in_one_process_fetch_each_blob_once() {
         assert_eq!(place.sink.begun(), 3);
         assert_eq!(place.ingesting(), 0);
     }
+}
+
+#[test]
+fn an_index_is_chosen_from_by_the_version_of_the_system_too() {
+    let server = Server::honest();
+    let images = ["10.0.17763.1", "10.0.20348.7"].map(|version| {
+        let tiny = TinyImage::new("windows/amd64", &[version.len(), version.as_bytes()[5].into()]);
+        let config = String::from_utf8(tiny.config).unwrap().replacen('{', &format!(r#"{{"os.version":"{version}","#), 1);
+        let tiny = TinyImage::of(config.into_bytes(), tiny.layers);
+        server.add(&tiny, "a", version);
+        let entry = tiny.descriptor(Some("windows/amd64"), None);
+        (entry.replace(r#""os":"windows""#, &format!(r#""os":"windows","os.version":"{version}""#)), tiny.digest())
+    });
+    server.add_manifest("a", "1", INDEX, &support::index(&[images[0].0.clone(), images[1].0.clone()]));
+    let name = format!("{}/a:1", server.host());
+    let place = Place::new();
+    for (platform, digest) in
+        [("windows(10.0.20348)/amd64", &images[1].1), ("windows(10.0.17763.1)/amd64", &images[0].1), ("windows/amd64", &images[0].1)]
+    {
+        assert_eq!(&place.pull_with(&puller().platform(platform.parse().unwrap()), &name).unwrap().digest, digest, "{platform}");
+    }
+    let error = place.pull_with(&puller().platform("windows(10.0.1)/amd64".parse().unwrap()), &name).unwrap_err();
+    assert_error(
+        &error,
+        &format!("{name} has no image for windows(10.0.1)/amd64; it has windows(10.0.17763.1)/amd64 and windows(10.0.20348.7)/amd64"),
+        Some("choose one that there is, with `platform`"),
+    );
 }
 
 // ---- a word of the caller's --------------------------------------------------------------------------------------------------

@@ -26,10 +26,10 @@ pub(super) const DOCUMENTS: &str = concat!(
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, ",
     "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
 );
-/// The longest page of a list that is read.
-const PAGE_MAX: usize = 4 << 20;
-/// A registry's list ends after so many pages, whatever it says.
-const PAGES_MAX: usize = 10_000;
+/// The longest list that is read, over all its pages.
+const PAGES_MAX: usize = 32 << 20;
+/// It ends after so many pages, whatever the registry says.
+const PAGES: usize = 10_000;
 
 /// How registries are reached, and the requests that aren't pulls. Cheap to clone; holds no connection.
 ///
@@ -338,12 +338,11 @@ impl Session {
 
     pub(super) async fn fetch_manifest(&self, source: &Source, path: &str, expected: Option<&Digest>) -> Result<RawManifest, Failure> {
         let scope = scope(&source.repository, "pull");
-        let response = self.success(source, self.call(source, Method::GET, path, &scope)?.accept(DOCUMENTS)).await?;
-        let said = said_digest(response.headers());
-        let media_type = response.headers().get(reqwest::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let call = self.call(source, Method::GET, path, &scope)?.accept(DOCUMENTS);
+        let (headers, announced, bytes) = self.document(source, call, MANIFEST_MAX as usize).await?;
+        let said = said_digest(&headers);
+        let media_type = headers.get(reqwest::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let media_type = media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
-        let announced = response.content_length();
-        let bytes = self.body(&source.address(), response, MANIFEST_MAX as usize).await?;
         let corrupt = |expected: String, got: String| {
             let (image, part) = (self.reference.to_string(), "the manifest".to_owned());
             Err(Failure::new(source.address(), Kind::Other(Box::new(Error::Corrupt { image, part, expected, got }))))
@@ -372,15 +371,17 @@ impl Session {
     pub(super) async fn pages<T: serde::de::DeserializeOwned>(&self, source: &Source, path: &str) -> Result<(Vec<T>, HeaderMap), Failure> {
         let scope = scope(&source.repository, "pull");
         let mut call = self.call(source, Method::GET, path, &scope)?;
-        let (mut pages, mut first) = (Vec::new(), None);
+        let (mut pages, mut first, mut total) = (Vec::new(), None, 0);
         let nonsense = |why: &str| Failure::new(source.address(), Kind::Nonsense(why.to_owned()));
-        for _ in 0..PAGES_MAX {
+        for _ in 0..PAGES {
             let here = call.url.clone();
-            let response = self.success(source, call).await?;
-            let headers = response.headers().clone();
+            let (headers, _, body) = self.document(source, call, PAGES_MAX).await?;
             let next = headers.get(LINK).and_then(|v| v.to_str().ok()).and_then(link::next);
             let next = next.map(|target| here.join(target)).transpose().map_err(|_| nonsense("its next page isn't at an address"))?;
-            let body = self.body(&source.address(), response, PAGE_MAX).await?;
+            total += body.len();
+            if total > PAGES_MAX {
+                return Err(nonsense("its list has no end"));
+            }
             pages.push(serde_json::from_slice(&body).map_err(|_| nonsense("a list that isn't as it should be"))?);
             first.get_or_insert(headers);
             match next {

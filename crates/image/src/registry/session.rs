@@ -210,6 +210,26 @@ impl Session {
         }
     }
 
+    /// Sends a request until all of its answer is here, of which no more than `max` bytes and one chunk are held: headers, the length
+    /// that was announced, bytes.
+    pub(super) async fn document(&self, source: &Source, call: Call<'_>, max: usize) -> Result<(HeaderMap, Option<u64>, Bytes), Failure> {
+        let mut backoff = self.backoff(source);
+        loop {
+            let failure = match self.attempt(source, &call).await {
+                Ok(response) if response.status().is_success() => {
+                    let (headers, length) = (response.headers().clone(), response.content_length());
+                    match self.body(&source.address(), response, max).await {
+                        Ok(bytes) => return Ok((headers, length, bytes)),
+                        Err(failure) => failure,
+                    }
+                }
+                Ok(response) => self.complaint(source, response).await,
+                Err(failure) => failure,
+            };
+            self.again(&mut backoff, failure).await?;
+        }
+    }
+
     /// Sends a request, and takes any other answer than success for a failure.
     pub(super) async fn success(&self, source: &Source, call: Call<'_>) -> Result<Response, Failure> {
         let response = self.request(source, call).await?;
