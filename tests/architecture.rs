@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// What talks to the network or runs futures: only behind `image`'s feature `registry`, and in `container`.
-const ASYNC_AND_NETWORK: &[&str] = &["tokio", "hyper", "reqwest", "oci-client", "rustls", "ring", "docker_credential"];
+const ASYNC_AND_NETWORK: &[&str] = &["tokio", "hyper", "reqwest", "rustls", "ring", "http-body", "toml"];
 
 /// Package resolved alone without default features, and what must be nowhere below it.
 const NEVER_BELOW: &[(&str, &[&str])] = &[
@@ -49,6 +49,8 @@ const NEVER: &[&str] = &[
     "openssl-sys",
     "native-tls",
     "aws-lc-sys",
+    // What it did stands in image/registry (docs/why/registry-client.md).
+    "oci-client",
     "rtnetlink",
     "landlock",
 ];

@@ -21,6 +21,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Run(Box<Run>),
     Pull(Pull),
+    Push(Push),
     /// List the images that are here
     Images(List),
     /// List the containers that run, of this program and of others with the same --root
@@ -205,11 +206,28 @@ pub(crate) enum NetworkChoice {
 
 /// Fetch an image from its registry, also where an older one of that name is here
 ///
-/// Prints the image with its digest. Credentials are those of `docker login` and `podman login`.
+/// Prints the image with its digest. Credentials are those of `docker login` and `podman login`; mirrors and certificates those of
+/// registries.conf(5), /etc/containerd/certs.d and /etc/docker/certs.d.
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
     /// debian:12, localhost:5000/debian, name@sha256:…
     pub(crate) image: String,
+
+    /// No progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Send an image that is here to a registry, byte for byte as it came
+///
+/// Prints the image with its digest. Credentials, mirrors and certificates are found as by `coracle pull`.
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// An image that `coracle images` lists
+    pub(crate) image: String,
+
+    /// Another name for it there, as `podman push` takes one
+    pub(crate) destination: Option<String>,
 
     /// No progress
     #[arg(short, long)]

@@ -1,6 +1,6 @@
-//! `coracle pull` and `coracle images`.
+//! `coracle pull`, `coracle push` and `coracle images`.
 
-use crate::arguments::{Format, List, Pull};
+use crate::arguments::{Format, List, Pull, Push};
 use crate::failure::Failure;
 use crate::progress::Meter;
 use crate::{json, table};
@@ -20,6 +20,21 @@ pub(crate) fn pull(root: Option<PathBuf>, arguments: Pull) -> Result<u8, Failure
     // With the digest behind a tag: it says what was had, and can be pulled again as it is.
     let name = image.reference.split('@').next().unwrap_or_default();
     table::print(&format!("{name}@{}\n", image.digest))?;
+    Ok(0)
+}
+
+pub(crate) fn push(root: Option<PathBuf>, arguments: Push) -> Result<u8, Failure> {
+    let failed = |error| Failure::from(error).code(1);
+    let engine = crate::engine(root).map_err(failed)?;
+    let meter = Meter::of_push(arguments.quiet);
+    let digest = crate::block_on(async {
+        let digest = engine.push(&arguments.image, arguments.destination.as_deref(), meter.callback()).await;
+        drop(meter);
+        digest.map_err(failed)
+    })?;
+    let name = arguments.destination.as_deref().unwrap_or(&arguments.image);
+    let name = name.split('@').next().unwrap_or_default();
+    table::print(&format!("{name}@{digest}\n"))?;
     Ok(0)
 }
 

@@ -19,7 +19,7 @@ mod table;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
-use coracle_container::{Engine, Error};
+use coracle_container::{Engine, Error, RegistryClient};
 use failure::Failure;
 use std::future::Future;
 use std::path::PathBuf;
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Run(arguments) => life::run(root, *arguments),
         Command::Pull(arguments) => images::pull(root, arguments),
+        Command::Push(arguments) => images::push(root, arguments),
         Command::Images(arguments) => images::list(root, &arguments),
         Command::Ps(arguments) => ps::list(root, &arguments),
         Command::Stop(arguments) => detached::stop(root, &arguments),
@@ -47,9 +48,11 @@ fn main() -> ExitCode {
 
 /// The engine below `--root`, or where it is if nothing is said.
 fn engine(root: Option<PathBuf>) -> Result<Engine, Error> {
+    // As this machine's other programs find registries: mirrors, certificates, what is blocked.
+    let builder = Engine::builder().registries(RegistryClient::new().machine_configuration());
     match root {
-        Some(root) => Engine::builder().root(root).open(),
-        None => Engine::open(),
+        Some(root) => builder.root(root).open(),
+        None => builder.open(),
     }
 }
 

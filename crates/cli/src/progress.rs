@@ -1,4 +1,4 @@
-//! How far a pull has come, on standard error: bars on a terminal, else two lines.
+//! How far a pull or a push has come, on standard error: bars on a terminal, else two lines.
 
 use coracle_container::Progress;
 use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Shows the progress of one pull. Dropping it leaves the terminal as it was.
+/// Shows the progress of one pull or push. Dropping it leaves the terminal as it was.
 pub(crate) struct Meter {
     shown: Arc<Mutex<Shown>>,
     pulling: Arc<AtomicBool>,
@@ -39,10 +39,20 @@ fn manner(quiet: bool, terminal: bool, variable: impl Fn(&str) -> Option<String>
 }
 
 impl Meter {
+    /// Of a pull.
     pub(crate) fn new(quiet: bool) -> Self {
+        Self::of("pulling", quiet)
+    }
+
+    /// Of a push.
+    pub(crate) fn of_push(quiet: bool) -> Self {
+        Self::of("pushing", quiet)
+    }
+
+    fn of(verb: &'static str, quiet: bool) -> Self {
         let shown = match manner(quiet, std::io::stderr().is_terminal(), |name| std::env::var(name).ok()) {
             Manner::Silent => Shown::Nothing,
-            Manner::Lines => Shown::Lines(Lines::new()),
+            Manner::Lines => Shown::Lines(Lines::new(verb)),
             Manner::Bars => Shown::Bars(Bars::default()),
         };
         Self { shown: Arc::new(Mutex::new(shown)), pulling: Arc::default() }
@@ -99,7 +109,7 @@ fn style(template: &str) -> ProgressStyle {
 impl Bars {
     fn step(&mut self, step: &Progress) {
         match step {
-            Progress::Layer { digest, done, total, .. } => {
+            Progress::Layer { digest, done, total, .. } | Progress::Uploading { digest, done, total, .. } => {
                 let drawn = self.drawn.get_or_insert_with(Drawn::new);
                 let bar = drawn.layers.entry(digest.to_string()).or_insert_with(|| {
                     drawn.sum.inc_length(*total);
@@ -110,14 +120,22 @@ impl Bars {
                 drawn.sum.inc(done.saturating_sub(bar.position()));
                 bar.set_position(*done);
             }
-            Progress::Unpacked { digest, .. } => {
+            Progress::Waiting { address, why, wait, .. } => {
+                let line = waiting(address, why, *wait);
+                match &self.drawn {
+                    Some(drawn) => drop(drawn.all.println(line)),
+                    None => drop(writeln!(std::io::stderr(), "{line}")),
+                }
+            }
+            Progress::Unpacked { digest, .. } | Progress::Uploaded { digest, .. } => {
+                let word = if matches!(step, Progress::Unpacked { .. }) { "unpacked" } else { "sent" };
                 if let Some(drawn) = &mut self.drawn
                     && let Some(bar) = drawn.layers.get(&digest.to_string())
                 {
                     let total = bar.length().unwrap_or_default();
                     drawn.sum.inc(total.saturating_sub(bar.position()));
                     bar.set_position(total);
-                    bar.finish_with_message("unpacked");
+                    bar.finish_with_message(word);
                 }
             }
             _ => {}
@@ -133,15 +151,24 @@ impl Drawn {
     }
 }
 
+/// What is said while nothing happens.
+fn waiting(address: &str, why: &str, wait: Duration) -> String {
+    format!("{address} {why}: again in {:.1} s", wait.as_secs_f64())
+}
+
 /// A line when it begins and a line when it's done.
 struct Lines {
     since: Instant,
     layers: HashMap<String, u64>,
+    /// `pulling` or `pushing`.
+    verb: &'static str,
+    /// Blobs that were sent, and that were there.
+    sent: (usize, usize),
 }
 
 impl Lines {
-    fn new() -> Self {
-        Self { since: Instant::now(), layers: HashMap::new() }
+    fn new(verb: &'static str) -> Self {
+        Self { verb, since: Instant::now(), layers: HashMap::new(), sent: (0, 0) }
     }
 
     fn step(&mut self, step: &Progress) {
@@ -152,10 +179,25 @@ impl Lines {
 
     fn line(&mut self, step: &Progress) -> Option<String> {
         match step {
-            Progress::Resolving { reference } => Some(format!("pulling {}", reference.familiar())),
+            Progress::Resolving { reference } => Some(format!("{} {}", self.verb, reference.familiar())),
             Progress::Layer { digest, total, .. } => {
                 self.layers.insert(digest.to_string(), *total);
                 None
+            }
+            Progress::Uploading { digest, total, .. } => {
+                self.layers.insert(digest.to_string(), *total);
+                None
+            }
+            Progress::Uploaded { sent, .. } => {
+                let count = if *sent { &mut self.sent.0 } else { &mut self.sent.1 };
+                *count += 1;
+                None
+            }
+            Progress::Waiting { address, why, wait, .. } => Some(waiting(address, why, *wait)),
+            Progress::Done { reference, .. } if self.sent != (0, 0) => {
+                let bytes = DecimalBytes(self.layers.values().sum());
+                let ((sent, there), seconds) = (self.sent, self.since.elapsed().as_secs_f64());
+                Some(format!("pushed {}: sent {sent} blobs, {bytes} in {seconds:.1} s; {there} were there", reference.familiar()))
             }
             Progress::Done { reference, .. } => {
                 let bytes = DecimalBytes(self.layers.values().sum());

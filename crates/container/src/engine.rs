@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) placements: Mutex<Vec<(Limits, Placement)>>,
     images: OnceLock<(Store, LayerStore)>,
     opening: Mutex<()>,
+    #[cfg(feature = "registry")]
+    pub(crate) registries: coracle_image::RegistryClient,
 }
 
 /// Chooses where an [`Engine`] keeps things.
@@ -51,6 +53,8 @@ pub struct EngineBuilder {
     root: Option<PathBuf>,
     cgroup_parent: Option<PathBuf>,
     make_room: bool,
+    #[cfg(feature = "registry")]
+    registries: coracle_image::RegistryClient,
 }
 
 static DEFAULT: Mutex<Option<Engine>> = Mutex::new(None);
@@ -121,6 +125,26 @@ impl Engine {
         let reference = image::parse(reference).map_err(|problem| Error::Description { problems: vec![problem] })?;
         let ready = image::pull(self, reference, Platform::host(), Some(Arc::new(on_progress)), true).await?;
         Ok(ImageSummary::new(&ready.image))
+    }
+
+    /// Sends an image that is here to a registry, byte for byte as it came: under its own name, or under `to`. Says its digest.
+    /// `on_progress` is called with each step, from another thread: don't block in it.
+    ///
+    /// Cancel-safe: dropping the future stops the push; what the registry took isn't sent by the next.
+    ///
+    /// # Errors
+    /// [`Error::Description`] for a name that can't be one; [`Error::Image`].
+    #[cfg(feature = "registry")]
+    pub async fn push(
+        &self,
+        image: &str,
+        to: Option<&str>,
+        on_progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<Digest, Error> {
+        let parse = |name| image::parse(name).map_err(|problem| Error::Description { problems: vec![problem] });
+        let image = parse(image)?;
+        let to = to.map(parse).transpose()?.unwrap_or_else(|| image.clone());
+        image::push(self, image, to, Arc::new(on_progress)).await
     }
 
     /// The containers that run below this directory, of this process and of others. What dead ones left is taken back first.
@@ -222,6 +246,14 @@ impl EngineBuilder {
         self
     }
 
+    /// How registries are reached: mirrors, proxies, certificates, credentials. Without it, as a new
+    /// [`RegistryClient`](coracle_image::RegistryClient) does.
+    #[cfg(feature = "registry")]
+    pub fn registries(mut self, client: coracle_image::RegistryClient) -> Self {
+        self.registries = client;
+        self
+    }
+
     /// Makes the directory if it isn't there, looks at the host, and takes back what dead containers left. Blocks.
     ///
     /// # Errors
@@ -250,6 +282,8 @@ impl EngineBuilder {
             placements: Mutex::default(),
             images,
             opening: Mutex::new(()),
+            #[cfg(feature = "registry")]
+            registries: self.registries,
         };
         let engine = Engine(Arc::new(inner));
         engine.sweep()?;

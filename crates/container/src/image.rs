@@ -56,7 +56,7 @@ pub(crate) async fn pull(
             path: reference.to_string().into(),
             source,
         })?;
-        let mut puller = coracle_image::Puller::new().platform(platform);
+        let mut puller = coracle_image::Puller::new().client(engine.0.registries.clone()).platform(platform);
         if let Some(progress) = progress {
             puller = puller.progress(move |event| progress(event));
         }
@@ -84,6 +84,40 @@ pub(crate) async fn pull(
     let ready = work.await;
     drop(keep);
     ready
+}
+
+/// Sends an image of the store to a registry.
+#[cfg(feature = "registry")]
+pub(crate) async fn push(engine: &Engine, image: Reference, to: Reference, progress: OnProgress) -> Result<coracle_image::Digest, Error> {
+    let engine = engine.clone();
+    // Dropping the sender, with this future, stops the push where it is.
+    let (keep, dropped) = tokio::sync::oneshot::channel::<()>();
+    let work = move || {
+        let (store, _) = engine.images_store()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| Error::State {
+            attempted: "start a runtime to push",
+            path: to.to_string().into(),
+            source,
+        })?;
+        let pusher = coracle_image::Pusher::new().client(engine.0.registries.clone()).progress(move |event| progress(event));
+        let pushed = runtime.block_on(async {
+            let mut dropped = dropped;
+            tokio::select! {
+                pushed = pusher.push(store, &image, &to) => Some(pushed),
+                _ = &mut dropped => None,
+            }
+        });
+        // Nobody waits for the answer where there is none.
+        Ok(pushed.ok_or(Error::Lost)??)
+    };
+    let work = background::run("coracle-push", work).map_err(|source| Error::State {
+        attempted: "start a thread to push from",
+        path: PathBuf::new(),
+        source,
+    })?;
+    let pushed = work.await;
+    drop(keep);
+    pushed
 }
 
 /// Without the feature `registry` there is nobody to ask.

@@ -52,6 +52,8 @@ mod stdio;
 pub use builder::ContainerBuilder;
 pub use container::Container;
 pub use coracle_cgroups::{Control, Enforced, Refusal};
+#[cfg(feature = "registry")]
+pub use coracle_image::RegistryClient;
 pub use coracle_image::{ImageConfig, Progress};
 pub use coracle_spawn::{Capability, Left, Resource, Rlimit, Signal};
 pub use engine::{Engine, EngineBuilder, ImageSummary};

@@ -72,6 +72,8 @@ struct Raw {
     architecture: Option<String>,
     #[serde(default)]
     variant: Option<String>,
+    #[serde(default, rename = "os.version")]
+    os_version: Option<String>,
     #[serde(default)]
     created: Option<String>,
     #[serde(default)]
@@ -137,7 +139,13 @@ impl ImageConfig {
         let config = raw.config.unwrap_or_default();
         Ok(ImageConfig {
             platform: match (named(raw.os), named(raw.architecture)) {
-                (Some(os), Some(architecture)) => Some(Platform::new(&os, &architecture, raw.variant.as_deref())),
+                (Some(os), Some(architecture)) => {
+                    let platform = Platform::new(&os, &architecture, raw.variant.as_deref());
+                    Some(match named(raw.os_version) {
+                        Some(version) => platform.with_os_version(&version),
+                        None => platform,
+                    })
+                }
                 _ => None,
             },
             entrypoint: config.entrypoint.unwrap_or_default(),

@@ -21,12 +21,14 @@ pub struct Descriptor {
     pub platform: Option<Platform>,
     /// Notes. `org.opencontainers.image.ref.name` names an image in a layout.
     pub annotations: BTreeMap<String, String>,
+    /// What kind of artifact it is, in a list of referrers.
+    pub artifact_type: Option<String>,
 }
 
 impl Descriptor {
     /// A descriptor without platform and notes.
     pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Descriptor {
-        Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new() }
+        Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new(), artifact_type: None }
     }
 }
 
@@ -42,6 +44,8 @@ pub(crate) struct RawDescriptor {
     platform: Option<RawPlatform>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    artifact_type: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,6 +56,18 @@ struct RawPlatform {
     architecture: String,
     #[serde(default)]
     variant: Option<String>,
+    #[serde(default, rename = "os.version")]
+    os_version: Option<String>,
+}
+
+impl From<RawPlatform> for Platform {
+    fn from(raw: RawPlatform) -> Platform {
+        let platform = Platform::new(&raw.os, &raw.architecture, raw.variant.as_deref());
+        match raw.os_version.as_deref() {
+            None | Some("") => platform,
+            Some(version) => platform.with_os_version(version),
+        }
+    }
 }
 
 impl TryFrom<RawDescriptor> for Descriptor {
@@ -62,8 +78,9 @@ impl TryFrom<RawDescriptor> for Descriptor {
             media_type: raw.media_type.unwrap_or_default(),
             digest: raw.digest.parse().map_err(|e: crate::ParseDigestError| e.to_string())?,
             size: raw.size,
-            platform: raw.platform.map(|p| Platform::new(&p.os, &p.architecture, p.variant.as_deref())),
+            platform: raw.platform.map(Platform::from),
             annotations: raw.annotations.unwrap_or_default(),
+            artifact_type: raw.artifact_type,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with an image, as sentences; and apart from them, what to do.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,14 +9,19 @@ use crate::manifest::DocumentError;
 use crate::platform::Platform;
 use crate::sink::SinkError;
 
+/// Why a verifier doesn't accept an image: whatever it wants to say.
+pub type VerifyError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why an image couldn't be had. It prints what was attempted, on what, and why it failed; [`remedy`](Error::remedy) is what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The registry answered that it has no such image.
-    #[error("can't pull {image}: the registry {registry} has no such image ({said})")]
+    #[error("can't {verb} {image}: the registry {registry} has no such image ({said})")]
     #[non_exhaustive]
     UnknownImage {
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// The registry's host, with the port where the reference has one.
@@ -25,9 +31,11 @@ pub enum Error {
     },
 
     /// The registry couldn't be reached.
-    #[error("can't pull {image}: no connection to {address}: {why}")]
+    #[error("can't {verb} {image}: no connection to {address}: {why}")]
     #[non_exhaustive]
     Unreachable {
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// Host and port.
@@ -37,9 +45,11 @@ pub enum Error {
     },
 
     /// The connection broke off. What came is kept, and the next pull goes on after it.
-    #[error("can't pull {image}: the connection to {address} broke off after {done} of {total} bytes of {part}: {why}")]
+    #[error("can't {verb} {image}: the connection to {address} broke off after {done} of {total} bytes of {part}: {why}")]
     #[non_exhaustive]
     Interrupted {
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// Host and port.
@@ -55,9 +65,11 @@ pub enum Error {
     },
 
     /// The registry was reached, but no trusted connection came about.
-    #[error("can't pull {image}: no TLS connection to {address}: {why}")]
+    #[error("can't {verb} {image}: no TLS connection to {address}: {why}")]
     #[non_exhaustive]
     Tls {
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// Host and port.
@@ -67,9 +79,11 @@ pub enum Error {
     },
 
     /// The registry wants other credentials, or any (HTTP 401 and 403).
-    #[error("can't pull {image}: the registry {registry} said {status} to {who}")]
+    #[error("can't {verb} {image}: the registry {registry} said {status} to {who}")]
     #[non_exhaustive]
     Denied {
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// The registry's host, with the port where the reference has one.
@@ -83,15 +97,87 @@ pub enum Error {
     },
 
     /// The registry answered something else than what was asked for.
-    #[error("can't pull {image}: the registry {registry} said: {said}")]
+    #[error("can't {verb} {image}: the registry {registry} said: {said}")]
     #[non_exhaustive]
     Registry {
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
         /// The registry's host, with the port where the reference has one.
         registry: String,
         /// The HTTP status where there was one, and the registry's words.
         said: String,
+    },
+
+    /// The registry, or somebody between, would have us do what isn't safe. Nothing secret was sent.
+    #[error("can't {verb} {image}: {address} {why}")]
+    #[non_exhaustive]
+    Unsafe {
+        /// What was attempted.
+        verb: Verb,
+        /// The reference.
+        image: String,
+        /// Host and port of who wanted it.
+        address: String,
+        /// What it wanted.
+        why: String,
+    },
+
+    /// A registry and its mirrors: none of them had the image.
+    #[error("{error}; before that, {}", mirrors.join("; "))]
+    #[non_exhaustive]
+    Mirrors {
+        /// What the registry itself said.
+        error: Box<Error>,
+        /// What each mirror said: `the mirror m.example said …`.
+        mirrors: Vec<String>,
+    },
+
+    /// A configuration file forbids the registry.
+    #[error("can't {verb} {image}: {} blocks its registry", place.display())]
+    #[non_exhaustive]
+    Blocked {
+        /// What was attempted.
+        verb: Verb,
+        /// The reference.
+        image: String,
+        /// The file that says so.
+        place: PathBuf,
+    },
+
+    /// A proxy, a certificate, a key or a file of settings can't be used.
+    #[error("can't use {what}: {why}")]
+    #[non_exhaustive]
+    Setting {
+        /// What: `the proxy http://…`, `the file /etc/…`.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// The verifier that the caller set didn't accept the image. Nothing was unpacked.
+    #[error("{image} isn't accepted ({digest}): {source}")]
+    #[non_exhaustive]
+    NotAccepted {
+        /// The reference.
+        image: String,
+        /// What the reference means: the digest of a manifest or an index.
+        digest: Box<Digest>,
+        /// What the verifier said.
+        source: VerifyError,
+    },
+
+    /// The image that is to be pushed isn't in the store.
+    #[error("can't push {image}: it isn't in the store {} for {platform}", store.display())]
+    #[non_exhaustive]
+    NotInStore {
+        /// The reference.
+        image: String,
+        /// The platform.
+        platform: Box<Platform>,
+        /// The store's directory.
+        store: PathBuf,
     },
 
     /// A file with credentials, or a helper program that keeps them, can't be used.
@@ -215,12 +301,48 @@ pub enum Error {
     },
 
     /// The tokio runtime that a pull ran on was shut down.
-    #[error("can't pull {image}: the tokio runtime was shut down meanwhile")]
+    #[error("can't {verb} {image}: the tokio runtime was shut down meanwhile")]
     #[non_exhaustive]
     Stopped {
+        /// What was attempted.
+        verb: Verb,
         /// The reference.
         image: String,
     },
+}
+
+/// What was attempted with an image in a registry. It prints as it stands in a sentence: `list the tags of`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verb {
+    /// `pull`
+    Pull,
+    /// `push`
+    Push,
+    /// `resolve`: what a tag means.
+    Resolve,
+    /// `fetch the manifest of`
+    Manifest,
+    /// `list the tags of`
+    Tags,
+    /// `list what refers to`
+    Referrers,
+    /// `delete`
+    Delete,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verb::Pull => "pull",
+            Verb::Push => "push",
+            Verb::Resolve => "resolve",
+            Verb::Manifest => "fetch the manifest of",
+            Verb::Tags => "list the tags of",
+            Verb::Referrers => "list what refers to",
+            Verb::Delete => "delete",
+        })
+    }
 }
 
 impl Error {
@@ -231,7 +353,9 @@ impl Error {
             Error::Unreachable { .. } => {
                 "check that the registry runs there, and the part of the image's name before its first slash".into()
             }
-            Error::Interrupted { .. } => "pull again: it goes on where it broke off".into(),
+            Error::Interrupted { verb, .. } => format!("{verb} again: it goes on where it broke off"),
+            Error::Mirrors { error, .. } => return error.remedy(),
+            Error::NotInStore { .. } => "pull it, or import it".into(),
             Error::Tls { .. } => "add the authority that signed the registry's certificate to this machine's trusted ones, or give \
                 it to `Puller::trust`; a registry without TLS needs `Puller::insecure`"
                 .into(),
@@ -260,7 +384,14 @@ impl Error {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "use a directory that this user may write".into(),
                 _ => return None,
             },
-            Error::Registry { .. } | Error::Document { .. } | Error::Sink { .. } | Error::Stopped { .. } => return None,
+            Error::Registry { .. }
+            | Error::Document { .. }
+            | Error::Sink { .. }
+            | Error::Stopped { .. }
+            | Error::Unsafe { .. }
+            | Error::Blocked { .. }
+            | Error::Setting { .. }
+            | Error::NotAccepted { .. } => return None,
         })
     }
 }

@@ -49,7 +49,7 @@ mod store;
 pub use config::{CONFIG_MAX, Healthcheck, ImageConfig};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
-pub use error::Error;
+pub use error::{Error, Verb, VerifyError};
 pub use image::Image;
 pub use lease::Lease;
 pub use manifest::{Document, DocumentError, Index, MANIFEST_MAX, Manifest};
@@ -58,7 +58,7 @@ pub use platform::{ParsePlatformError, Platform};
 pub use progress::Progress;
 pub use reference::{ParseReferenceError, Reference};
 #[cfg(feature = "registry")]
-pub use registry::Puller;
+pub use registry::{Candidate, Puller, Pulling, Pusher, RawManifest, RegistryClient, Verdict, Verifier};
 pub use sink::{LayerInfo, LayerSink, LayerWriter, NoSink, SinkError};
 pub use store::Store;
 

@@ -123,6 +123,14 @@ impl Document {
     }
 }
 
+/// What a manifest is to be called where it doesn't say it itself: Docker's, if its config is.
+#[cfg(feature = "registry")]
+pub(crate) fn media_type_of(bytes: &[u8], manifest: &Manifest) -> &'static str {
+    let said = from_json::<Raw>(bytes).ok().and_then(|raw| raw.media_type).unwrap_or_default();
+    let docker = said == DOCKER_MANIFEST || said.is_empty() && manifest.config.media_type.starts_with("application/vnd.docker.");
+    if docker { DOCKER_MANIFEST } else { OCI_MANIFEST }
+}
+
 impl Manifest {
     /// Joins the manifest with its config: the layers, each with the digest of what is inside.
     ///

@@ -7,6 +7,9 @@ use crate::error::shortened;
 
 /// An operating system, an architecture and its variant, in Go's words as OCI has them.
 ///
+/// A version of the operating system stands behind it, as containerd writes it: `windows(10.0.17763)/amd64`. An image without one fits
+/// who wants none.
+///
 /// Spellings are made one: `x86_64` is `amd64`, `aarch64` and `arm64/v8` are `arm64`, `arm` is `arm/v7`.
 ///
 /// ```
@@ -21,6 +24,7 @@ pub struct Platform {
     os: String,
     architecture: String,
     variant: Option<String>,
+    os_version: Option<String>,
 }
 
 impl Platform {
@@ -44,12 +48,23 @@ impl Platform {
             ("arm", Some("5")) => ("arm", Some("v5")),
             (architecture, variant) => (architecture, variant),
         };
-        Platform { os, architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
+        Platform { os, architecture: architecture.to_owned(), variant: variant.map(str::to_owned), os_version: None }
     }
 
     /// The platform that this program was built for.
     pub fn host() -> Platform {
         Platform::new(std::env::consts::OS, std::env::consts::ARCH, None)
+    }
+
+    /// The same, of one version of the operating system: `10.0.17763` of Windows. What can't be one is left out.
+    #[must_use]
+    pub fn with_os_version(self, version: &str) -> Platform {
+        Platform { os_version: is_word(version).then(|| version.to_owned()), ..self }
+    }
+
+    /// The version of the operating system, where one is wanted or was said.
+    pub fn os_version(&self) -> Option<&str> {
+        self.os_version.as_deref()
     }
 
     /// The operating system, `linux`.
@@ -75,6 +90,12 @@ impl Platform {
     /// How far `other` is from this platform; 0 is the same, more is an older variant.
     pub(crate) fn distance(&self, other: &Platform) -> Option<u32> {
         if self.os != other.os || self.architecture != other.architecture {
+            return None;
+        }
+        // 10.0.17763 is any build of it.
+        if let Some(wanted) = self.os_version()
+            && !other.os_version().and_then(|found| found.strip_prefix(wanted)).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        {
             return None;
         }
         match (self.level(), other.level()) {
@@ -104,7 +125,11 @@ fn is_word(text: &str) -> bool {
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        f.write_str(&self.os)?;
+        if let Some(version) = &self.os_version {
+            write!(f, "({version})")?;
+        }
+        write!(f, "/{}", self.architecture)?;
         match &self.variant {
             Some(variant) => write!(f, "/{variant}"),
             None => Ok(()),
@@ -116,12 +141,24 @@ impl FromStr for Platform {
     type Err = ParsePlatformError;
 
     fn from_str(text: &str) -> Result<Platform, ParsePlatformError> {
-        let parts: Vec<&str> = text.split('/').collect();
-        match parts.as_slice() {
-            [os, architecture] if is_word(os) && is_word(architecture) => Ok(Platform::new(os, architecture, None)),
-            [os, architecture, variant] if parts.iter().all(|p| is_word(p)) => Ok(Platform::new(os, architecture, Some(variant))),
-            _ => Err(ParsePlatformError { text: shortened(text) }),
+        let mut parts: Vec<&str> = text.split('/').collect();
+        let mut version = None;
+        if let Some((os, rest)) = parts[0].split_once('(') {
+            // What isn't a word is refused below.
+            version = Some(rest.strip_suffix(')').filter(|v| is_word(v)).unwrap_or_default());
+            parts[0] = os;
         }
+        let platform = match parts.as_slice() {
+            _ if version == Some("") => None,
+            [os, architecture] if is_word(os) && is_word(architecture) => Some(Platform::new(os, architecture, None)),
+            [os, architecture, variant] if parts.iter().all(|p| is_word(p)) => Some(Platform::new(os, architecture, Some(variant))),
+            _ => None,
+        };
+        let platform = platform.map(|platform| match version {
+            Some(version) => platform.with_os_version(version),
+            None => platform,
+        });
+        platform.ok_or_else(|| ParsePlatformError { text: shortened(text) })
     }
 }
 
@@ -149,12 +186,25 @@ mod tests {
             ("linux/armel", "linux/arm/v6"),
             ("linux/i386", "linux/386"),
             ("windows/amd64", "windows/amd64"),
+            ("Windows(10.0.17763)/x86_64", "windows(10.0.17763)/amd64"),
         ];
         for (text, shown) in cases {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), shown, "{text}");
             assert_eq!(shown.parse::<Platform>().unwrap().to_string(), shown);
         }
-        for text in ["", "linux", "linux/", "/amd64", "linux//v8", "a/b/c/d", "linux/am d64", "linux/a\u{1b}[2J"] {
+        for text in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "linux//v8",
+            "a/b/c/d",
+            "linux/am d64",
+            "linux/a\u{1b}[2J",
+            "windows()/amd64",
+            "windows(10/amd64",
+            "windows(1)x/amd64",
+        ] {
             assert!(text.parse::<Platform>().is_err(), "{text:?}");
         }
     }
@@ -171,6 +221,10 @@ mod tests {
             ("linux/arm64/v8.2", "linux/arm64", Some(false)),
             ("linux/amd64", "windows/amd64", None),
             ("linux/s390x", "linux/s390x", Some(true)),
+            ("windows/amd64", "windows(10.0.17763.1)/amd64", Some(true)),
+            ("windows(10.0.17763)/amd64", "windows(10.0.17763.1)/amd64", Some(true)),
+            ("windows(10.0.17763)/amd64", "windows(10.0.177631)/amd64", None),
+            ("windows(10.0.17763)/amd64", "windows/amd64", None),
         ];
         for (host, image, expected) in cases {
             let (host, image): (Platform, Platform) = (host.parse().unwrap(), image.parse().unwrap());

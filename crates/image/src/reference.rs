@@ -72,14 +72,19 @@ impl Reference {
     /// Whether the registry is this machine: `localhost`, 127.0.0.0/8 or `[::1]`. Such registries are spoken to by plain HTTP, as
     /// Docker does.
     pub fn is_loopback(&self) -> bool {
-        let host = match self.registry.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or_default(),
-            None => self.registry.split(':').next().unwrap_or_default(),
-        };
-        host == "localhost"
-            || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
-            || host.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback())
+        is_loopback(&self.registry)
     }
+}
+
+/// Whether a host with an optional port is this machine.
+pub(crate) fn is_loopback(registry: &str) -> bool {
+    let host = match registry.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => registry.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost"
+        || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+        || host.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl fmt::Display for Reference {

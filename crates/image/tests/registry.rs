@@ -9,168 +9,17 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use coracle_image::{Digest, Error, Image, NoSink, Progress, Puller, Reference, Store};
-use support::{INDEX, MANIFEST, Memory, TinyImage, index, write_layout};
+use coracle_image::{Digest, Error, NoSink, Progress, Reference, Store};
+use support::docker_registry::{Kind, Registry, have};
+use support::place::{Place, assert_error, hasty, puller};
+use support::{INDEX, MANIFEST, TinyImage, index, write_layout};
 
 // ---- what the tests stand on -------------------------------------------------------------------------------------------------
-
-fn assert_error(error: &Error, text: &str, remedy: Option<&str>) {
-    assert_eq!(error.to_string(), text);
-    assert_eq!(error.remedy().as_deref(), remedy, "{text}");
-}
-
-/// Whether the programs are there; names the missing one.
-fn have(programs: &[&str]) -> bool {
-    for program in programs {
-        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .chain(["/usr/sbin".into(), "/usr/bin".into()])
-            .any(|dir| dir.join(program).is_file());
-        if !found {
-            println!("SKIP: {program}");
-            return false;
-        }
-    }
-    true
-}
-
-/// A `docker-registry` of our own, gone with this value.
-struct Registry {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-enum Kind {
-    Open,
-    Password,
-    Tls,
-}
-
-impl Registry {
-    fn start(kind: &Kind) -> Registry {
-        let dir = tempfile::tempdir().unwrap();
-        let shown = dir.path().display().to_string();
-        let run = |program: &str, args: &[&str]| {
-            let output = Command::new(program).args(args).output().unwrap();
-            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-            output.stdout
-        };
-        let (mut http, mut auth) = (String::new(), String::new());
-        match kind {
-            Kind::Open => {}
-            Kind::Password => {
-                fs::write(dir.path().join("htpasswd"), run("htpasswd", &["-nbB", "bob", "right"])).unwrap();
-                auth = format!("auth:\n  htpasswd:\n    realm: tests\n    path: {shown}/htpasswd\n");
-            }
-            Kind::Tls => {
-                let (key, cert) = (format!("{shown}/key.pem"), format!("{shown}/cert.pem"));
-                let (ca_key, ca, csr) = (format!("{shown}/ca.key"), format!("{shown}/ca.pem"), format!("{shown}/csr.pem"));
-                let extensions = format!("{shown}/ext");
-                fs::write(&extensions, "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
-                let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-                let args = [&["req", "-x509"], &new_key[..], &["-keyout", &ca_key, "-out", &ca, "-subj", "/CN=tests"]];
-                run("openssl", &args.concat());
-                let args = [&["req"], &new_key[..], &["-keyout", &key, "-out", &csr, "-subj", "/CN=localhost"]];
-                run("openssl", &args.concat());
-                let args = ["x509", "-req", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-out", &cert];
-                run("openssl", &[&args[..], &["-extfile", &extensions]].concat());
-                http = format!("  tls:\n    certificate: {cert}\n    key: {key}\n");
-            }
-        }
-        // Another process may take the port between our look and the registry's bind: then try another one.
-        for _ in 0..20 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let config = format!(
-                "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
-                 rootdirectory: {shown}/data\n{auth}http:\n  addr: 127.0.0.1:{port}\n{http}"
-            );
-            fs::write(dir.path().join("config.yml"), config).unwrap();
-            let mut child = Command::new("docker-registry")
-                .args(["serve", &format!("{shown}/config.yml")])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let deadline = Instant::now() + Duration::from_secs(20);
-            while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return Registry { child, port, dir };
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        panic!("docker-registry doesn't start");
-    }
-
-    fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    /// Pushes a layout's image, byte for byte.
-    fn push(&self, layout: &Path, name: &str) {
-        let output = Command::new("skopeo")
-            .args(["copy", "--quiet", "--insecure-policy", "--all", "--preserve-digests", "--dest-tls-verify=false"])
-            .args(["--dest-creds", "bob:right"])
-            .arg(format!("oci:{}", layout.display()))
-            .arg(format!("docker://{}/{name}", self.host()))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn push_image(&self, image: &TinyImage, name: &str) {
-        let layout = tempfile::tempdir().unwrap();
-        support::write_image(layout.path(), image, "x");
-        self.push(layout.path(), name);
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Place {
-    dir: tempfile::TempDir,
-    store: Store,
-    sink: Arc<Memory>,
-}
-
-impl Place {
-    fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path().join("store")).unwrap();
-        Place { dir, store, sink: Arc::default() }
-    }
-
-    fn pull_with(&self, puller: &Puller, name: &str) -> Result<Image, Error> {
-        puller.pull_blocking(&self.store, &name.parse().unwrap(), self.sink.clone())
-    }
-
-    fn pull(&self, name: &str) -> Result<Image, Error> {
-        self.pull_with(&puller(), name)
-    }
-
-    fn ingesting(&self) -> usize {
-        fs::read_dir(self.store.path().join("ingest")).unwrap().count()
-    }
-}
-
-/// For linux/amd64 and without this machine's credentials.
-fn puller() -> Puller {
-    Puller::new().platform("linux/amd64".parse().unwrap()).auth_file("/nonexistent/auth.json")
-}
 
 /// A registry in a thread, that answers as a test wants and remembers what it was asked. The thread ends with the test.
 struct Liar {
@@ -252,10 +101,9 @@ impl Liar {
         self.state.pages.lock().unwrap().insert(path.to_owned(), (media_type.to_owned(), body.to_vec()));
     }
 
-    /// What was asked since the last look, but for `/v2/`, which `oci-client` asks at will.
+    /// What was asked since the last look.
     fn asked(&self) -> Vec<Request> {
-        let asked = std::mem::take(&mut *self.state.asked.lock().unwrap());
-        asked.into_iter().filter(|r| r.path != "/v2/").collect()
+        std::mem::take(&mut *self.state.asked.lock().unwrap())
     }
 }
 
@@ -308,7 +156,6 @@ impl LiarState {
                     answer.digest_header = false;
                 }
             }
-            None if request.path == "/v2/" => {}
             None => answer.status = "404 Not Found",
         }
         let answer = (self.answer)(&request, answer);
@@ -541,10 +388,7 @@ fn a_certificate_of_an_unknown_authority_is_refused_and_trusted_when_told() {
 #[test]
 fn a_refusal_with_403_is_said_as_such() {
     let body = br#"{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}"#;
-    let liar = Liar::new(|request, answer| match request.path.as_str() {
-        "/v2/" => answer,
-        _ => Answer { status: "403 Forbidden", body: body.to_vec(), digest_header: false, ..answer },
-    });
+    let liar = Liar::new(|_, answer| Answer { status: "403 Forbidden", body: body.to_vec(), digest_header: false, ..answer });
     let (host, name) = (liar.host(), format!("{}/a:1", liar.host()));
     let error = Place::new().pull(&name).unwrap_err();
     assert_eq!(error.to_string(), format!("can't pull {name}: the registry {host} said 403 Forbidden to an anonymous request"));
@@ -562,13 +406,10 @@ fn other_answers_are_quoted_without_control_characters() {
         ("503 Service Unavailable", "", "HTTP status 503 (the manifest)"),
     ];
     for (status, body, said) in cases {
-        let liar = Liar::new(move |request, answer| match request.path.as_str() {
-            "/v2/" => answer,
-            _ => Answer { status, body: body.as_bytes().to_vec(), digest_header: false, ..answer },
-        });
+        let liar = Liar::new(move |_, answer| Answer { status, body: body.as_bytes().to_vec(), digest_header: false, ..answer });
         let (host, name) = (liar.host(), format!("{}/a:1", liar.host()));
         let text = format!("can't pull {name}: the registry {host} said: {said}");
-        assert_error(&Place::new().pull(&name).unwrap_err(), &text, None);
+        assert_error(&Place::new().pull_with(&hasty(), &name).unwrap_err(), &text, None);
     }
 }
 
@@ -682,7 +523,7 @@ fn a_broken_pull_is_continued_where_it_stopped() {
         liar.add(&tiny, "a", "1");
         let place = Place::new();
         let name = format!("{}/a:1", liar.host());
-        let error = place.pull(&name).unwrap_err();
+        let error = place.pull_with(&hasty(), &name).unwrap_err();
         assert_error(
             &error,
             &format!(

@@ -107,6 +107,14 @@ fn an_image_is_pulled_listed_and_run() {
         let json = Said::from(s.coracle(["images", "--format", "json"]).output()).stdout;
         assert!(json.contains(&format!("\"reference\":\"{name}\",\"digest\":\"{digest}\",\"platform\":\"linux/")), "{json}");
 
+        // Sent to another repository, where it is the same.
+        let copy = format!("localhost:{}/copy:2", registry.port);
+        let push = Said::from(s.coracle(["push", &name, &copy]).output());
+        assert_eq!((push.code, &push.stdout[..]), (Some(0), &format!("{copy}@{digest}\n")[..]), "{}", push.stderr);
+        assert!(push.stderr.starts_with(&format!("pushing {copy}\npushed {copy}: sent 0 blobs, ")), "{}", push.stderr);
+        Said::from(s.coracle(["pull", "-q", &copy]).output()).is(0, &push.stdout);
+        Said::from(s.coracle(["push", "nowhere.example/none"]).output()).fails(1, &["can't push nowhere.example/none", "pull it"]);
+
         // It is here now: no word of a pull, and no registry needed.
         drop(registry);
         Said::from(s.coracle(["run", &name, "sh", "-c", "echo hello; exit 4"]).output()).is(4, "hello\n");

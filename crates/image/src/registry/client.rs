@@ -1,253 +1,401 @@
-//! The one door to `oci-client`: its types and errors stay behind here.
-//!
-//! What it does that we work around: its `pull` holds whole layers in memory (never called); it hashes a blob once or twice beside
-//! us unless asked for a range (so we always ask for one); it makes a client of `reqwest` with defaults in passing, which needs a
-//! process-wide TLS provider (installed where there is none); it asks `/v2/` before every request to a registry that wants no
-//! credentials; it holds a manifest in memory before we can say that it's too long.
+//! Registries, and what one asks them for beside images to run: what a tag means, which tags there are, what refers to an image.
 
-use std::error::Error as StdError;
-use std::io;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
-use oci_client::client::{BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, LayerDescriptor};
-use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+use reqwest::Method;
+use reqwest::header::{HeaderMap, LINK};
+use rustls::RootCertStore;
 
-use super::Puller;
-use super::auth::{Found, find};
+use super::failure::{Failure, Kind};
+use super::link;
+use super::registries_conf::default_files;
+use super::session::{Call, Report, Session, scope};
+use super::settings::{Proxy, Settings};
+use super::source::Source;
 use crate::digest::Digest;
-use crate::error::{Error, shortened};
-use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use crate::error::{Error, Verb};
+use crate::manifest::MANIFEST_MAX;
 use crate::reference::Reference;
 
-/// How long a registry may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(20);
+/// The documents that a registry may answer with.
+pub(super) const DOCUMENTS: &str = concat!(
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, ",
+    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
+);
+/// The longest list that is read, over all its pages.
+const PAGES_MAX: usize = 32 << 20;
+/// It ends after so many pages, whatever the registry says.
+const PAGES: usize = 10_000;
 
-/// A registry, as one pull sees it.
-pub(super) struct Client {
-    oci: oci_client::Client,
-    found: Found,
-    reference: Reference,
-    /// Host and port.
-    address: String,
+/// How registries are reached, and the requests that aren't pulls. Cheap to clone; holds no connection.
+///
+/// Registries on this machine (`localhost`, 127.0.0.0/8, `[::1]`) are spoken to by plain HTTP, as Docker does; all others by HTTPS,
+/// unless [`insecure`](RegistryClient::insecure) says otherwise. Credentials are those of `docker login` and `podman login`, or
+/// [`credentials`](RegistryClient::credentials). What fails in passing is tried again.
+///
+/// Nothing of it is process-wide: TLS, certificates, proxies and credentials are this client's alone. A secret is sent to the host it
+/// was given for and to the token service that this host names by HTTPS, never to where either redirects.
+///
+/// The futures are `Send` and need a tokio runtime with its I/O and time drivers; dropping one stops the request.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), coracle_image::Error> {
+/// use coracle_image::RegistryClient;
+///
+/// let client = RegistryClient::new();
+/// for tag in client.tags(&"registry.example/team/app".parse().unwrap()).await? {
+///     println!("{tag}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct RegistryClient {
+    pub(super) settings: Settings,
+    /// The certificate authorities of this machine, once they were needed.
+    pub(super) roots: Arc<OnceLock<RootCertStore>>,
 }
 
-/// Why a blob's stream ended before its end.
-pub(super) enum Failure {
-    WrongDigest,
-    Broken(String),
+/// A manifest or an index as a registry has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RawManifest {
+    /// Its digest: that of the reference, or the sha256 of the bytes.
+    pub digest: Digest,
+    /// What the registry says it is.
+    pub media_type: String,
+    /// Exactly what came.
+    pub bytes: Bytes,
 }
 
-impl Client {
-    /// Finds the credentials, which may run a helper program, and loads the trusted certificates: call it where blocking is fine.
-    pub(super) fn new(puller: &Puller, reference: &Reference) -> Result<Client, Error> {
-        let found = find(&puller.credentials, puller.auth_file.as_deref(), reference)?;
-        let registry = reference.registry();
-        let plain = puller.plain.get(registry).copied().unwrap_or_else(|| reference.is_loopback());
-        let host = match registry {
-            "docker.io" => "index.docker.io",
-            other => other,
-        };
-        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())) && !host.ends_with(']');
-        let address = match has_port {
-            true => host.to_owned(),
-            false => format!("{host}:{}", if plain { 80 } else { 443 }),
-        };
+impl RegistryClient {
+    /// With the credentials that are found, and no mirrors.
+    pub fn new() -> RegistryClient {
+        RegistryClient::default()
+    }
 
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Another thread may have been quicker: then there is one, and that's all we need.
-            let _ = rustls::crypto::ring::default_provider().install_default();
+    /// Speaks plain HTTP to a registry, written as in a reference: `registry.local:5000`. Passwords and images can be read and changed
+    /// on the way (images of a digest can't be changed).
+    pub fn insecure(mut self, registry: impl Into<String>) -> Self {
+        self.settings.plain.insert(registry.into(), true);
+        self
+    }
+
+    /// Speaks HTTPS to a registry, though it's on this machine.
+    pub fn secure(mut self, registry: impl Into<String>) -> Self {
+        self.settings.plain.insert(registry.into(), false);
+        self
+    }
+
+    /// Speaks HTTPS to a registry without a look at its certificate: whoever answers is taken for it, and gets its password.
+    pub fn skip_verify(mut self, registry: impl Into<String>) -> Self {
+        self.settings.unverified.insert(registry.into());
+        self
+    }
+
+    /// A user and a password (or token) for a registry, written as in a reference; goes before all that files say.
+    pub fn credentials(mut self, registry: impl Into<String>, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.settings.credentials.insert(registry.into(), (user.into(), password.into()));
+        self
+    }
+
+    /// The one file to look for credentials in, of Docker's `config.json` or Podman's `auth.json` form, instead of
+    /// `$REGISTRY_AUTH_FILE`, `$XDG_RUNTIME_DIR/containers/auth.json`, `~/.config/containers/auth.json` and
+    /// `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
+    pub fn auth_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.auth_file = Some(path.into());
+        self
+    }
+
+    /// Trusts certificate authorities beside those of the machine: one or more certificates as PEM.
+    pub fn trust(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.settings.roots.push(pem.into());
+        self
+    }
+
+    /// Shows a registry a certificate of ours, which it asks for by TLS: the chain and its key, both as PEM.
+    pub fn client_certificate(mut self, registry: impl Into<String>, certificates: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.settings.identities.insert(registry.into(), (certificates.into(), key.into()));
+        self
+    }
+
+    /// Goes through a proxy, `http://user:password@proxy.example:3128` or `socks5://…`, but for the hosts in `except`, a list as
+    /// `$NO_PROXY` is: `.example,10.0.0.0/8`. This machine is always reached directly.
+    ///
+    /// Without it, `$HTTPS_PROXY`, `$HTTP_PROXY`, `$ALL_PROXY` and `$NO_PROXY` say it, in lower case or upper.
+    pub fn proxy(mut self, url: impl Into<String>, except: impl Into<String>) -> Self {
+        self.settings.proxy = Proxy::Explicit { url: url.into(), except: except.into() };
+        self
+    }
+
+    /// Goes through no proxy, whatever the environment says.
+    pub fn no_proxy(mut self) -> Self {
+        self.settings.proxy = Proxy::None;
+        self
+    }
+
+    /// Asks a mirror, `mirror.example:5000` or `mirror.example/path`, before a registry, and before the mirrors of files. Several are
+    /// asked in the order in which they were given. Each has its own credentials. Pushes and deletions go to the registry itself.
+    pub fn mirror(mut self, registry: impl Into<String>, mirror: impl Into<String>) -> Self {
+        self.settings.mirrors.entry(registry.into()).or_default().push(mirror.into());
+        self
+    }
+
+    /// Heeds a file of containers-registries.conf(5), version 2, or the `*.conf` of a directory; later ones are stronger. Short names
+    /// and aliases in it aren't used.
+    pub fn registries_conf(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.registries_conf.push((path.into(), true));
+        self
+    }
+
+    /// Heeds a directory of containerd's form, `DIR/registry.example/hosts.toml`; also Docker's `DIR/registry.example/*.crt`.
+    pub fn hosts_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.certs_d.push(path.into());
+        self
+    }
+
+    /// Heeds the files that Podman and containerd use on this machine: those of containers-registries.conf(5) with their drop-ins, and
+    /// `/etc/containerd/certs.d` and `/etc/docker/certs.d`.
+    pub fn machine_configuration(mut self) -> Self {
+        let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        self.settings.registries_conf.extend(default_files(env).into_iter().map(|file| (file, false)));
+        self.settings.certs_d.extend(["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()]);
+        self
+    }
+
+    /// How often what failed in passing (a broken connection, silence, HTTP 408, 429, 500, 502, 503 and 504) is tried again: 4 times,
+    /// after 0.2 s, 0.4 s and so on, up to 10 s, less a random part. Where bytes came in between, they count anew.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.settings.retries = retries;
+        self
+    }
+
+    /// How long a registry may be silent before the connection counts as broken: 30 s.
+    pub fn stall_timeout(mut self, time: Duration) -> Self {
+        self.settings.stall = time;
+        self
+    }
+
+    /// The longest wait that a registry may ask for (`Retry-After`): 60 s. One that asks for more is an error at once.
+    pub fn longest_wait(mut self, time: Duration) -> Self {
+        self.settings.patience = time;
+        self
+    }
+
+    /// Over how many connections a layer of 64 MiB or more is fetched where one gives less than 20 MB/s: 4. With 1 it stays one.
+    /// Each but the first holds 8 MiB in memory.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.settings.ranges = connections.max(1);
+        self
+    }
+
+    pub(super) async fn session(&self, reference: &Reference, verb: Verb, report: Report) -> Result<Session, Error> {
+        let (client, reference) = (self.clone(), reference.clone());
+        let image = reference.to_string();
+        let make = move || Session::new(client.settings, &client.roots, reference, verb, report);
+        match tokio::task::spawn_blocking(make).await {
+            Ok(session) => session,
+            Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+            Err(_) => Err(Error::Stopped { verb, image }),
         }
-        let mut config = ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            extra_root_certificates: puller
-                .roots
-                .iter()
-                .map(|pem| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() })
-                .collect(),
-            platform_resolver: None,
-            read_timeout: Some(SILENCE),
-            connect_timeout: Some(CONNECT),
-            user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        if reference.is_loopback() {
-            reach_directly(&mut config);
+    }
+
+    /// What a reference means now: the digest of a manifest or an index.
+    ///
+    /// # Errors
+    /// [`Error::UnknownImage`], and all that says why a registry couldn't be asked.
+    pub async fn resolve(&self, reference: &Reference) -> Result<Digest, Error> {
+        let session = self.session(reference, Verb::Resolve, Report::default()).await?;
+        match session.head().await? {
+            Some(digest) => Ok(digest),
+            None => Ok(session.manifest(None).await?.digest),
         }
-        let oci = oci_client::Client::try_from(config).map_err(|e| Error::Tls {
-            image: reference.to_string(),
-            address: address.clone(),
-            why: shortened(&root_cause(&e)),
-        })?;
-        Ok(Client { oci, found, reference: reference.clone(), address })
     }
 
-    /// The digest of what the tag means, by a HEAD request; none where the registry says it in a form that we don't know.
-    pub(super) async fn head(&self) -> Result<Option<Digest>, Error> {
-        let answer = self.oci.fetch_manifest_digest(&self.named(None), &self.found.auth).await;
-        answer.map(|digest| digest.parse().ok()).map_err(|e| self.explain(e, "the manifest"))
+    /// The manifest or the index that a reference means, as the registry has it. It was checked against the reference's digest.
+    ///
+    /// # Errors
+    /// [`Error::UnknownImage`], [`Error::Corrupt`], and all that says why a registry couldn't be asked.
+    pub async fn manifest(&self, reference: &Reference) -> Result<RawManifest, Error> {
+        let session = self.session(reference, Verb::Manifest, Report::default()).await?;
+        session.manifest(reference.digest()).await
     }
 
-    /// A manifest or an index: that of the reference, or that of a digest.
-    pub(super) async fn manifest(&self, digest: Option<&Digest>) -> Result<Bytes, Error> {
-        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
-        let answer = self.oci.pull_manifest_raw(&self.named(digest), &self.found.auth, &accept).await;
-        answer.map(|(bytes, _)| bytes).map_err(|e| self.explain(e, "the manifest"))
+    /// The tags of a repository, as the registry lists them; the reference's own doesn't matter.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] where there is no such repository, and all that says why a registry couldn't be asked.
+    pub async fn tags(&self, reference: &Reference) -> Result<Vec<String>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let session = self.session(reference, Verb::Tags, Report::default()).await?;
+        let pages = |source| session.pages(source, "tags/list?n=1000");
+        let pages: Vec<Page> = session.ask_sources(true, "the list of tags", pages).await?.0;
+        Ok(pages.into_iter().flat_map(|page| page.tags.unwrap_or_default()).collect())
     }
 
-    /// The bytes of a blob from an offset on, and how many of them come before the offset after all.
-    pub(super) async fn blob(
-        &self,
-        digest: &Digest,
-        offset: u64,
-        part: &str,
-    ) -> Result<(BoxStream<'static, Result<Bytes, Failure>>, u64), Error> {
-        // Where manifest and config were in the store, this is the first request.
-        self.oci.store_auth_if_needed(self.named(None).resolve_registry(), &self.found.auth).await;
-        let digest = digest.to_string();
-        let descriptor = LayerDescriptor { digest: &digest, urls: &None };
-        let answer = self.oci.pull_blob_stream_partial(&self.named(None), &descriptor, offset, None).await;
-        let (stream, skip) = match answer.map_err(|e| self.explain(e, part))? {
-            BlobResponse::Partial(stream) => (stream, 0),
-            BlobResponse::Full(stream) => (stream, offset),
+    /// Deletes a manifest, if the reference has a digest, with all tags of it; else the tag alone. Not every registry lets one.
+    ///
+    /// # Errors
+    /// [`Error::UnknownImage`]; [`Error::Registry`] where the registry doesn't delete; all that says why it couldn't be asked.
+    pub async fn delete(&self, reference: &Reference) -> Result<(), Error> {
+        let session = self.session(reference, Verb::Delete, Report::default()).await?;
+        let source = session.registry();
+        let name = match reference.digest() {
+            Some(digest) => digest.to_string(),
+            None => reference.tag().unwrap_or("latest").to_owned(),
         };
-        let failure = |e: io::Error| match e.get_ref().and_then(|e| e.downcast_ref::<DigestError>()) {
-            Some(_) => Failure::WrongDigest,
-            None => Failure::Broken(why(&e)),
+        let scope = scope(&source.repository, "delete");
+        let call = session.call(source, Method::DELETE, &format!("manifests/{name}"), &scope);
+        let deleted = match call {
+            Ok(call) => session.success(source, call).await.map(drop),
+            Err(failure) => Err(failure),
         };
-        Ok((stream.stream.map_err(failure).boxed(), skip))
+        match deleted {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(session.explain(failure, source, "the manifest").await),
+        }
+    }
+}
+
+impl fmt::Debug for RegistryClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RegistryClient").field(&self.settings).finish()
+    }
+}
+
+impl Session {
+    /// A request for something in the repository.
+    pub(super) fn call<'a>(&self, source: &Source, method: Method, path: &str, scope: &'a str) -> Result<Call<'a>, Failure> {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let mut url = source.url(path).map_err(|why| Failure::new(source.address(), Kind::Nonsense(why)))?;
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            url.query_pairs_mut().append_pair(name, value);
+        }
+        Ok(Call::new(method, url, scope))
     }
 
-    pub(super) fn interrupted(&self, part: &str, done: u64, total: u64, why: String) -> Error {
-        Error::Interrupted { image: self.reference.to_string(), address: self.address.clone(), part: part.to_owned(), done, total, why }
-    }
-
-    fn named(&self, digest: Option<&Digest>) -> oci_client::Reference {
-        let (registry, repository) = (self.reference.registry().to_owned(), self.reference.repository().to_owned());
+    /// The path of what the reference means, or of a digest.
+    fn path(&self, digest: Option<&Digest>) -> String {
         match (digest.or(self.reference.digest()), self.reference.tag()) {
-            (Some(digest), _) => oci_client::Reference::with_digest(registry, repository, digest.to_string()),
-            (None, tag) => oci_client::Reference::with_tag(registry, repository, tag.unwrap_or("latest").to_owned()),
+            (Some(digest), _) => format!("manifests/{digest}"),
+            (None, tag) => format!("manifests/{}", tag.unwrap_or("latest")),
         }
     }
 
-    /// Says in our words what went wrong with a part of the image.
-    fn explain(&self, error: OciDistributionError, part: &str) -> Error {
-        match error {
-            OciDistributionError::RegistryError { envelope, .. } => {
-                let Some(first) = envelope.errors.first() else {
-                    return self.said("an error without a reason".into());
-                };
-                let message = match first.message.as_str() {
-                    "" => code(&first.code),
-                    message => shortened(message),
-                };
-                match first.code {
-                    OciErrorCode::Unauthorized => self.denied("401 Unauthorized"),
-                    OciErrorCode::Denied => self.denied("403 Forbidden"),
-                    OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NameInvalid | OciErrorCode::NotFound
-                        if part == "the manifest" =>
-                    {
-                        self.unknown(message)
-                    }
-                    _ => self.said(format!("{message} ({part})")),
-                }
+    /// The digest of what the reference means, by a HEAD request, which registries don't count; none where a GET has to tell.
+    pub(super) async fn head(&self) -> Result<Option<Digest>, Error> {
+        // Only who is asked first: a GET goes on from there.
+        let Some(source) = self.asked_for(self.reference.digest().is_none()).into_iter().next() else {
+            return Ok(None);
+        };
+        match self.head_of(source).await {
+            Ok(digest) => Ok(digest),
+            Err(failure) if source.mirror => {
+                self.mirror_failed(source, &failure, "the manifest");
+                Ok(None)
             }
-            OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-                self.denied("401 Unauthorized")
+            Err(failure) => Err(self.explain(failure, source, "the manifest").await),
+        }
+    }
+
+    async fn head_of(&self, source: &Source) -> Result<Option<Digest>, Failure> {
+        let scope = scope(&source.repository, "pull");
+        let call = self.call(source, Method::HEAD, &self.path(None), &scope)?.accept(DOCUMENTS);
+        let response = self.request(source, call).await?;
+        // What a HEAD fails with it can't say.
+        Ok(match response.status().is_success() {
+            true => said_digest(response.headers()),
+            false => None,
+        })
+    }
+
+    /// A manifest or an index: that of the reference, or that of a digest. Its bytes are right.
+    pub(super) async fn manifest(&self, digest: Option<&Digest>) -> Result<RawManifest, Error> {
+        let tag = digest.is_none() && self.reference.digest().is_none();
+        let path = self.path(digest);
+        let expected = digest.or(self.reference.digest());
+        self.ask_sources(tag, "the manifest", |source| self.fetch_manifest(source, &path, expected)).await
+    }
+
+    /// Another document of the repository, if it's there.
+    pub(super) async fn other(&self, path: &str, digest: Option<&Digest>) -> Result<Option<RawManifest>, Error> {
+        let ask = async |source| match self.fetch_manifest(source, path, digest).await {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(Failure { kind: Kind::Status(status), .. }) if status.is_unknown() && !source.mirror => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        self.ask_sources(digest.is_none(), "the manifest", ask).await
+    }
+
+    pub(super) async fn fetch_manifest(&self, source: &Source, path: &str, expected: Option<&Digest>) -> Result<RawManifest, Failure> {
+        let scope = scope(&source.repository, "pull");
+        let call = self.call(source, Method::GET, path, &scope)?.accept(DOCUMENTS);
+        let (headers, announced, bytes) = self.document(source, call, MANIFEST_MAX as usize).await?;
+        let said = said_digest(&headers);
+        let media_type = headers.get(reqwest::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let media_type = media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+        let corrupt = |expected: String, got: String| {
+            let (image, part) = (self.reference.to_string(), "the manifest".to_owned());
+            Err(Failure::new(source.address(), Kind::Other(Box::new(Error::Corrupt { image, part, expected, got }))))
+        };
+        if bytes.len() as u64 > MANIFEST_MAX {
+            return corrupt(
+                "at most 4 MiB".into(),
+                match announced {
+                    Some(length) => format!("{length} bytes"),
+                    None => "more".into(),
+                },
+            );
+        }
+        // By tag, the registry's own word is checked: it may be another algorithm's.
+        if let Some(expected) = expected.or(said.as_ref()) {
+            let got = Digest::of(expected.algorithm(), &bytes);
+            if got != *expected {
+                return corrupt(expected.to_string(), got.to_string());
             }
-            OciDistributionError::ServerError { code, message, .. } => match code {
-                401 => self.denied("401 Unauthorized"),
-                403 => self.denied("403 Forbidden"),
-                404 if part == "the manifest" => self.unknown("404 Not Found".into()),
-                code => self.said(match shortened(message.trim()).as_str() {
-                    "" => format!("HTTP status {code} ({part})"),
-                    message => format!("HTTP status {code}: {message} ({part})"),
-                }),
-            },
-            OciDistributionError::DigestError(DigestError::VerificationError { expected, actual }) => Error::Corrupt {
-                image: self.reference.to_string(),
-                part: part.to_owned(),
-                expected: shortened(&expected),
-                got: shortened(&actual),
-            },
-            OciDistributionError::RequestError(e) => self.unreachable(&e),
-            OciDistributionError::IoError(e) => self.unreachable(&e),
-            other => self.said(shortened(&other.to_string())),
         }
+        let digest = expected.cloned().unwrap_or_else(|| Digest::sha256(&bytes));
+        Ok(RawManifest { digest, media_type, bytes })
     }
 
-    fn unreachable(&self, error: &(dyn StdError + 'static)) -> Error {
-        let (image, address) = (self.reference.to_string(), self.address.clone());
-        if let Some(tls) = deepest::<rustls::Error>(error) {
-            return Error::Tls { image, address, why: shortened(&tls.to_string()) };
+    /// All pages of a list, and the headers of the first.
+    pub(super) async fn pages<T: serde::de::DeserializeOwned>(&self, source: &Source, path: &str) -> Result<(Vec<T>, HeaderMap), Failure> {
+        let scope = scope(&source.repository, "pull");
+        let mut call = self.call(source, Method::GET, path, &scope)?;
+        let (mut pages, mut first, mut total) = (Vec::new(), None, 0);
+        let nonsense = |why: &str| Failure::new(source.address(), Kind::Nonsense(why.to_owned()));
+        for _ in 0..PAGES {
+            let here = call.url.clone();
+            let (headers, _, body) = self.document(source, call, PAGES_MAX).await?;
+            let next = headers.get(LINK).and_then(|v| v.to_str().ok()).and_then(link::next);
+            let next = next.map(|target| here.join(target)).transpose().map_err(|_| nonsense("its next page isn't at an address"))?;
+            total += body.len();
+            if total > PAGES_MAX {
+                return Err(nonsense("its list has no end"));
+            }
+            pages.push(serde_json::from_slice(&body).map_err(|_| nonsense("a list that isn't as it should be"))?);
+            first.get_or_insert(headers);
+            match next {
+                None => return Ok((pages, first.unwrap_or_default())),
+                Some(next) if !source.owns(&next) => return Err(nonsense("its next page is on another host")),
+                Some(next) if next == here => return Err(nonsense("its list has no end")),
+                Some(next) => call = Call::new(Method::GET, next, &scope),
+            }
         }
-        let why = why(error);
-        // tokio-rustls' words for a peer that hung up on our greeting, as a server without TLS may.
-        match why.starts_with("tls handshake eof") {
-            true => Error::Tls { image, address, why: "the registry hung up".into() },
-            false => Error::Unreachable { image, address, why },
-        }
-    }
-
-    fn unknown(&self, said: String) -> Error {
-        Error::UnknownImage { image: self.reference.to_string(), registry: self.reference.registry().to_owned(), said }
-    }
-
-    fn said(&self, said: String) -> Error {
-        Error::Registry { image: self.reference.to_string(), registry: self.reference.registry().to_owned(), said }
-    }
-
-    fn denied(&self, status: &'static str) -> Error {
-        Error::Denied {
-            image: self.reference.to_string(),
-            registry: self.reference.registry().to_owned(),
-            status,
-            who: self.found.who.clone(),
-            looked_in: self.found.looked_in.clone(),
-        }
+        Err(nonsense("its list has no end"))
     }
 }
 
-/// A registry on this machine isn't behind a proxy, whatever `$HTTP_PROXY` says; requests to others (a token service) may be.
-fn reach_directly(config: &mut ClientConfig) {
-    let env = |names: [&str; 4]| names.iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.is_empty()));
-    config.http_proxy = env(["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]);
-    config.https_proxy = env(["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]);
-    let others = env(["no_proxy", "NO_PROXY", "no_proxy", "NO_PROXY"]).map_or(String::new(), |v| format!(",{v}"));
-    config.no_proxy = Some(format!("localhost,127.0.0.0/8,::1{others}"));
-}
-
-fn code(code: &OciErrorCode) -> String {
-    shortened(&serde_json::to_value(code).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default())
-}
-
-/// What the system said, at the bottom of a library's errors.
-fn why(error: &(dyn StdError + 'static)) -> String {
-    match deepest::<io::Error>(error) {
-        // "connection refused" rather than "Connection refused (os error 111)".
-        Some(io) if io.raw_os_error().is_some() && io.kind().to_string() != "uncategorized error" => io.kind().to_string(),
-        Some(io) => shortened(&root_cause(io)),
-        None => shortened(&root_cause(error)),
-    }
-}
-
-/// The innermost error of a kind. An `io::Error` hides what it holds from `source`.
-fn deepest<'e, T: StdError + 'static>(error: &'e (dyn StdError + 'static)) -> Option<&'e T> {
-    let inside = match error.downcast_ref::<io::Error>() {
-        Some(io) => io.get_ref().map(|e| e as &(dyn StdError + 'static)),
-        None => error.source(),
-    };
-    inside.and_then(deepest::<T>).or_else(|| error.downcast_ref::<T>())
-}
-
-fn root_cause(error: &(dyn StdError + 'static)) -> String {
-    let inside = match error.downcast_ref::<io::Error>() {
-        Some(io) => io.get_ref().map(|e| e as &(dyn StdError + 'static)),
-        None => error.source(),
-    };
-    inside.map_or_else(|| error.to_string(), root_cause)
+/// What a registry says that a document's digest is.
+pub(super) fn said_digest(headers: &HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }

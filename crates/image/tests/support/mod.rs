@@ -3,6 +3,13 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+#[cfg(feature = "registry")]
+pub mod docker_registry;
+#[cfg(feature = "registry")]
+pub mod place;
+#[cfg(feature = "registry")]
+pub mod server;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
