@@ -155,6 +155,10 @@ fn targets_of_mounts_are_looked_up_inside_the_root() {
 #[test]
 fn a_target_swapped_for_a_link_while_it_is_mounted_on_leads_nowhere() {
     need!(Busybox, UserNamespaces);
+    targets_are_swapped(150);
+}
+
+pub(super) fn targets_are_swapped(count: usize) {
     let mut place = Place::new();
     let victim = Victim::new(&mut place);
     let volume = place.path().join("volume");
@@ -169,7 +173,7 @@ fn a_target_swapped_for_a_link_while_it_is_mounted_on_leads_nowhere() {
                 let _ = rustix::fs::renameat_with(rustix::fs::CWD, volume.join("a"), rustix::fs::CWD, volume.join("link"), swap);
             }
         });
-        for n in 0..150 {
+        for n in 0..count {
             let target = if n % 2 == 0 { "/volume/a/b" } else { "/volume/a/new/er" };
             let _ = tried(place.sh("true").mount(Mount::bind(&volume, "/volume")).mount(Mount::tmpfs(target)));
         }

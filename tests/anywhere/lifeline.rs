@@ -221,21 +221,65 @@ fn an_engine_that_opens_takes_nothing_from_the_living() {
     all_gone_soon(&place, &id);
 }
 
-#[test]
-fn an_owner_killed_at_any_moment_leaves_nothing() {
-    need!(Busybox, UserNamespaces);
-    let place = Place::new();
+/// Moments within the first eight milliseconds, which is a life and a half.
+fn moments() -> impl Iterator<Item = Duration> {
     let mut seed = u64::from(std::process::id()) | 1;
     println!("seed {seed}");
-    for _ in 0..200 {
-        let (mut owner, _) = Owner::start(Act::Churn, place.path());
+    std::iter::repeat_with(move || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_micros(seed >> 33 & 0x1fff));
+        Duration::from_micros(seed >> 33 & 0x1fff)
+    })
+}
+
+/// Kills so many owners, each while it starts and ends containers.
+pub(super) fn owners_are_killed(count: usize) {
+    let place = Place::new();
+    for moment in moments().take(count) {
+        let (mut owner, _) = Owner::start(Act::Churn, place.path());
+        std::thread::sleep(moment);
         owner.kill();
     }
     // Their supervisors do it by themselves: nobody opens an engine here.
     let left = place.left(SOON);
     assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
+}
+
+/// Kills so many owners together with their supervisors.
+pub(super) fn supervisors_are_killed(count: usize) {
+    let place = Place::new();
+    let mut killed = 0;
+    for moment in moments().take(count) {
+        let (mut owner, _) = Owner::start(Act::Churn, place.path());
+        std::thread::sleep(moment);
+        // So that it makes no new ones, and reaps none whose number somebody else could then have.
+        signal(owner.pid(), Signal::STOP);
+        for (supervisor, _) in children(owner.pid()) {
+            signal(supervisor, Signal::KILL);
+            killed += 1;
+        }
+        owner.kill();
+        if killed % 50 == 0 {
+            Engine::builder().root(place.engine().root()).open().expect("an engine opens");
+        }
+    }
+    assert!(killed >= count / 2, "{killed} supervisors of {count} owners");
+    std::thread::sleep(Duration::from_millis(100));
+    Engine::builder().root(place.engine().root()).open().expect("an engine opens");
+    let left = place.left(SOON);
+    assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
+    assert_eq!(said(place.sh("echo works")), "works\n");
+}
+
+#[test]
+fn an_owner_killed_at_any_moment_leaves_nothing() {
+    need!(Busybox, UserNamespaces);
+    owners_are_killed(200);
+}
+
+#[test]
+fn what_supervisors_killed_at_any_moment_leave_the_next_engine_takes_back() {
+    need!(Busybox, UserNamespaces);
+    supervisors_are_killed(60);
 }
 
 #[test]

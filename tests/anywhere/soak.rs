@@ -85,3 +85,25 @@ fn three_thousand_lives_leave_nothing() {
     println!("RESULT: 3000 lives one after the other: {:.2?} each", begun.elapsed() / 3000);
     place.assert_clean();
 }
+
+#[test]
+#[ignore = "soak: a thousand owners, and five hundred with their supervisors, are killed at any moment"]
+fn deaths_at_any_moment_leave_nothing() {
+    need!(Busybox, UserNamespaces);
+    let begun = Instant::now();
+    super::lifeline::owners_are_killed(1000);
+    super::lifeline::supervisors_are_killed(500);
+    println!(
+        "RESULT: 1000 owners and 500 more with their supervisors killed within 8 ms of a start: nothing left, in {:.0?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+#[ignore = "soak: ten thousand mounts on targets that are swapped for links meanwhile"]
+fn no_race_for_a_target_is_won() {
+    need!(Busybox, UserNamespaces);
+    let begun = Instant::now();
+    super::escapes::targets_are_swapped(10_000);
+    println!("RESULT: 10,000 starts whose mounts' targets were swapped for links: none led outside, in {:.0?}", begun.elapsed());
+}
