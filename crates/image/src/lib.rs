@@ -4,7 +4,9 @@
 //! * [`Document`], [`Manifest`], [`Index`], [`Descriptor`], [`ImageConfig`]: what an image says of itself. Parsing is a pure function
 //!   of bytes.
 //! * [`Store`]: the directory of images. [`Image`]: one that is in it. [`Lease`]: the right to find it there later.
-//! * [`OciLayout`]: imports from a directory. [`Puller`]: pulls from a registry (feature `registry`, on by default).
+//! * [`OciLayout`]: imports from a directory. With the feature `registry`, on by default: [`Puller`] pulls from a registry, [`Pusher`]
+//!   pushes to one, [`RegistryClient`] says how registries are reached and asks them for tags, referrers and deletions; a [`Verifier`] has
+//!   a word on what may be unpacked.
 //! * [`LayerSink`], [`LayerWriter`]: where the layers go while they arrive; `coracle-layers` unpacks them. [`Progress`]: how far it is.
 //!
 //! ```no_run
@@ -21,8 +23,8 @@
 //!
 //! # What it does not do
 //!
-//! It unpacks nothing and mounts nothing (`coracle-layers` does), needs no privilege, runs no container, builds no image, and doesn't
-//! push yet. It prints nothing. It checks digests, not signatures. Images of Docker's schema 1, encrypted layers and artifacts that
+//! It unpacks nothing and mounts nothing (`coracle-layers` does), needs no privilege, runs no container and builds no image. It prints
+//! nothing, and changes nothing of the process. It checks digests; signatures are a [`Verifier`]'s to check. Images of Docker's schema 1, encrypted layers and artifacts that
 //! aren't file systems are refused.
 #![forbid(unsafe_code)]
 
@@ -57,6 +59,9 @@ pub use oci_layout::OciLayout;
 pub use platform::{ParsePlatformError, Platform};
 pub use progress::Progress;
 pub use reference::{ParseReferenceError, Reference};
+#[cfg(all(fuzzing, feature = "registry"))]
+#[doc(hidden)]
+pub use registry::fuzz as fuzz_registry;
 #[cfg(feature = "registry")]
 pub use registry::{Candidate, Puller, Pulling, Pusher, RawManifest, RegistryClient, Verdict, Verifier};
 pub use sink::{LayerInfo, LayerSink, LayerWriter, NoSink, SinkError};

@@ -42,6 +42,24 @@ use crate::store::Store;
 
 type Callback = Arc<dyn Fn(Progress) + Send + Sync>;
 
+/// Reads a text as all that strangers send or keep in files: for fuzzing.
+#[cfg(fuzzing)]
+pub fn fuzz(text: &str) {
+    let _ = challenge::parse(text);
+    let _ = link::next(text);
+    let _ = retry::retry_after(text, 1_700_000_000);
+    let _ = token::Token::parse(text.as_bytes());
+    let _ = hosts_toml::parse(text, std::path::Path::new("/"));
+    let mut conf = registries_conf::RegistriesConf::default();
+    if conf.add(std::path::Path::new("/conf"), text).is_ok() {
+        for (registry, repository) in [("docker.io", "library/debian"), ("a.example:5000", "b/c"), ("[::1]", "x")] {
+            if let Some(entry) = conf.find(registry, repository) {
+                let _ = entry.locations(registry, repository);
+            }
+        }
+    }
+}
+
 /// Runs a future to its end without a runtime, and within one too: a runtime can't be entered from within another, so it's on a thread
 /// of our own.
 fn block_on<T: Send>(work: impl Future<Output = Result<T, Error>> + Send, store: &Store) -> Result<T, Error> {

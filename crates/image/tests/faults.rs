@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coracle_image::{Candidate, Descriptor, Digest, Error, NoSink, Progress, Reference, Verdict, Verifier};
-use support::docker_registry::{Kind, Registry, have};
+use support::docker_registry::{Kind, Registry, certificates, have};
 use support::place::{Place, alone, assert_error, client, hasty, puller, wait};
-use support::server::{Answer, Request, Server};
+use support::server::{Answer, Lie, Request, Server};
 use support::{INDEX, MANIFEST, TinyImage, noise};
 
 fn is_blob(request: &Request, bytes: &[u8]) -> bool {
@@ -182,11 +182,18 @@ fn lengths_that_are_lies_are_found_out() {
     let length = tiny.layers[0].len();
     // Announced more than there is, and sent all: nothing is missing.
     let blob = tiny.layers[0].clone();
-    let server = Server::new(move |r, answer| if is_blob(r, &blob) { Answer { length: Some(length + 100), ..answer } } else { answer });
-    server.add(&tiny, "a", "1");
-    let place = Place::new();
-    place.pull_with(&hasty(), &format!("{}/a:1", server.host())).unwrap();
-    assert!(place.sink.holds(&tiny));
+    for stall in [0, 20] {
+        let blob = blob.clone();
+        let server = Server::new(move |r, answer| match is_blob(r, &blob) {
+            true => Answer { length: Some(length + 100), stall: Duration::from_secs(stall), ..answer },
+            false => answer,
+        });
+        server.add(&tiny, "a", "1");
+        let (place, begun) = (Place::new(), Instant::now());
+        place.pull_with(&hasty(), &format!("{}/a:1", server.host())).unwrap();
+        assert!(place.sink.holds(&tiny));
+        assert!(begun.elapsed() < Duration::from_secs(10), "it waited for bytes that nobody needs");
+    }
     // Announced less: what comes is too short.
     let blob = tiny.layers[0].clone();
     let server = Server::new(move |r, answer| match is_blob(r, &blob) {
@@ -538,8 +545,7 @@ fn what_a_mirror_lacks_or_spoils_comes_from_the_registry() {
         bytes
     };
     let blob = tiny.layers[0].clone();
-    type Lie = Box<dyn Fn(&Request, Answer) -> Answer + Send + Sync>;
-    let lies: Vec<(&str, Lie)> = vec![
+    let lies: Vec<(&str, Box<Lie>)> = vec![
         ("has nothing", Box::new(|_, _| Answer::error(404, "MANIFEST_UNKNOWN"))),
         ("fails", Box::new(|_, _| Answer::new(503))),
         ("wants a password", Box::new(wants_password)),
@@ -788,6 +794,96 @@ fn a_registry_that_wants_a_certificate_gets_it() {
     assert!(matches!(error, Error::UnknownImage { .. }), "it was let in: {error}");
     let error = Place::new().pull_with(&puller().client(secure().client_certificate(&host, "x", "y")), &name).unwrap_err();
     assert_error(&error, "can't use the client certificate: there is no certificate in it", None);
+}
+
+#[test]
+fn a_registry_with_tls_cannot_send_us_to_where_there_is_none() {
+    if !have(&["openssl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let file = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    let thief = Server::new(|_, _| Answer::new(200).body(r#"{"token":"stolen"}"#));
+    let away = thief.host();
+    let secure = |host: &str| client().secure(host).trust(file("ca.pem")).credentials(host, "bob", "right");
+    let tls = |lie: Box<Lie>| Server::tls(&file("cert.pem"), &file("cert.key"), lie);
+
+    let to = format!("http://{away}/v2/a/manifests/1");
+    let server = tls(Box::new(move |_, _| Answer::new(307).with("Location", &to)));
+    let (host, name) = (server.host(), format!("{}/a:1", server.host()));
+    let error = Place::new().pull_with(&puller().client(secure(&host)), &name).unwrap_err();
+    assert_error(&error, &format!("can't pull {name}: {host} redirects from HTTPS to plain HTTP"), None);
+
+    // Not even on its own host: it has TLS itself.
+    let realm = format!("http://{away}/token");
+    let challenge = format!("Bearer realm=\"{realm}\"");
+    let server = tls(Box::new(move |_, _| Answer::new(401).with("WWW-Authenticate", &challenge)));
+    let (host, name) = (server.host(), format!("{}/a:1", server.host()));
+    let error = Place::new().pull_with(&puller().client(secure(&host)), &name).unwrap_err();
+    let why = format!("names the token service {realm:?}, which would read the password without TLS");
+    assert_error(&error, &format!("can't pull {name}: {host} {why}"), None);
+
+    // A blob, and an upload's place.
+    let tiny = image();
+    let to = format!("http://{away}/blob");
+    let blob = tiny.layers[0].clone();
+    let server = tls(Box::new(move |r, answer| if is_blob(r, &blob) { Answer::new(302).with("Location", &to) } else { answer }));
+    server.add(&tiny, "a", "1");
+    let error = Place::new().pull_with(&puller().client(secure(&server.host())), &format!("{}/a:1", server.host())).unwrap_err();
+    assert!(matches!(error, Error::Unsafe { .. }), "{error}");
+    let to = format!("http://{away}/upload");
+    let server = tls(Box::new(move |r, answer| if r.method == "POST" { Answer::new(202).with("Location", &to) } else { answer }));
+    let reference: Reference = format!("{}/a:1", server.host()).parse().unwrap();
+    let error = wait(secure(&server.host()).push_blob(&reference, &b"x"[..])).unwrap_err();
+    assert_error(&error, &format!("can't push {reference}: {} wants an upload without TLS", server.host()), None);
+    assert_eq!(thief.lines(), Vec::<String>::new());
+
+    // And all is well with one that doesn't try.
+    let server = tls(Box::new(wants_password));
+    server.add(&tiny, "a", "1");
+    let place = Place::new();
+    place.pull_with(&puller().client(secure(&server.host())), &format!("{}/a:1", server.host())).unwrap();
+    assert!(place.sink.holds(&tiny));
+}
+
+#[test]
+fn what_registries_conf_calls_insecure_is_tried_with_tls_and_then_without() {
+    if !have(&["openssl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let file = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    let tiny = image();
+    let servers = [Server::honest(), Server::tls(&file("cert.pem"), &file("cert.key"), |_, answer| answer)];
+    for server in servers {
+        server.add(&tiny, "a", "1");
+        // This machine by a name that isn't known to be its own.
+        let host = format!("0.0.0.0:{}", server.port);
+        let place = Place::new();
+        let conf = place.dir.path().join("registries.conf");
+        fs::write(&conf, format!("[[registry]]\nlocation = \"{host}\"\ninsecure = true")).unwrap();
+        let error = place.pull_with(&hasty(), &format!("{host}/a:1")).unwrap_err();
+        assert!(matches!(error, Error::Tls { .. }), "{error}");
+        place.pull_with(&puller().client(client().registries_conf(&conf)), &format!("{host}/a:1")).unwrap();
+        assert!(place.sink.holds(&tiny));
+    }
+}
+
+#[test]
+fn a_server_that_stands_for_a_registry_isnt_shown_the_registrys_password() {
+    let tiny = image();
+    let (server, place) = (Server::new(wants_password), Place::new());
+    server.add(&tiny, "a", "1");
+    let dir = place.dir.path().join("certs.d/images.example");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("hosts.toml"), format!("server = \"http://{}\"\n", server.host())).unwrap();
+    let with = || client().hosts_dir(place.dir.path().join("certs.d"));
+    let error = place.pull_with(&puller().client(with().credentials("images.example", "bob", "right")), "images.example/a:1").unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error}");
+    assert!(server.asked().iter().all(|r| r.authorization().is_none()));
+    place.pull_with(&puller().client(with().credentials(server.host(), "bob", "right")), "images.example/a:1").unwrap();
 }
 
 // ---- as few requests as can be -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ use std::time::Duration;
 use coracle_image::{Digest, Error, Progress, Pusher, Reference, RegistryClient};
 use support::docker_registry::{Kind, Registry, have};
 use support::place::{Place, assert_error, client, puller, wait};
-use support::server::{Answer, Server};
+use support::server::{Answer, Lie, Server};
 use support::{INDEX, MANIFEST, TinyImage};
 
 fn pusher() -> Pusher {
@@ -142,8 +142,7 @@ fn a_registry_that_wants_chunks_gets_them() {
     const MIB: usize = 1 << 20;
     let tiny = TinyImage::new("linux/amd64", &[10 * MIB]);
     let (place, name) = place_with(&tiny);
-    type Lie = Box<dyn Fn(&support::server::Request, Answer) -> Answer + Send + Sync>;
-    let lies: Vec<(&str, Lie, Vec<usize>)> = vec![
+    let lies: Vec<(&str, Box<Lie>, Vec<usize>)> = vec![
         (
             "by OCI-Chunk-Min-Length, small",
             Box::new(|r, a| if r.method == "POST" { a.with("OCI-Chunk-Min-Length", "1000") } else { a }),

@@ -29,6 +29,8 @@ const SLOW: f64 = 20e6;
 const JUDGED_AFTER: Duration = Duration::from_secs(1);
 /// What one of several connections fetches at a time. As many of these are held in memory as there are connections.
 const SEGMENT: u64 = 8 << 20;
+/// How long one waits to see whether a registry sends more than a blob has.
+const AFTERWARDS: Duration = Duration::from_millis(500);
 /// After so many bytes the tries count anew.
 const PROGRESS: u64 = 256 << 10;
 
@@ -135,7 +137,14 @@ impl<'s> Download<'s> {
             }
             State::One { response, skip } => {
                 let begun = Instant::now();
-                let chunk = self.session.chunk(&source.address(), response).await?;
+                let chunk = match self.done == self.size {
+                    // All is here. Whether there's more is worth a look, and no long wait.
+                    true => match tokio::time::timeout(AFTERWARDS, self.session.chunk(&source.address(), response)).await {
+                        Ok(chunk) => chunk?,
+                        Err(_) => None,
+                    },
+                    false => self.session.chunk(&source.address(), response).await?,
+                };
                 self.waited += begun.elapsed();
                 let Some(mut bytes) = chunk else {
                     return Ok(false);

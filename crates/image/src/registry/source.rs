@@ -200,8 +200,10 @@ pub(super) fn sources(settings: &Settings, reference: &Reference, verb: Verb) ->
             Some(server) => Source::of_host(settings, server, reference)?,
             None => Source::new(settings, registry, repository),
         };
-        // Credentials are kept under the name that images have.
-        source.name = registry.to_owned();
+        // Credentials are kept under the name that images have, and are for that host: one that stands for it has its own.
+        if source.authority == Source::new(settings, registry, repository).authority {
+            source.name = registry.to_owned();
+        }
         if hosts.hosts.is_empty() && hosts.server.is_none() {
             certificates_of(&dir, &mut source.tls)?;
         }

@@ -22,6 +22,29 @@ pub fn have(programs: &[&str]) -> bool {
     true
 }
 
+fn run(program: &str, args: &[&str]) -> Vec<u8> {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Makes an authority, `ca.pem`, and what it signed: `cert.pem` and `client.pem`, with their keys `cert.key` and `client.key`.
+pub fn certificates(dir: &Path) {
+    let shown = dir.display().to_string();
+    let (ca_key, ca, extensions) = (format!("{shown}/ca.key"), format!("{shown}/ca.pem"), format!("{shown}/ext"));
+    fs::write(&extensions, "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
+    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let args = [&["req", "-x509"], &new_key[..], &["-keyout", &ca_key, "-out", &ca, "-subj", "/CN=tests"]];
+    run("openssl", &args.concat());
+    for name in ["cert", "client"] {
+        let (key, cert, csr) = (format!("{shown}/{name}.key"), format!("{shown}/{name}.pem"), format!("{shown}/{name}.csr"));
+        let args = [&["req"], &new_key[..], &["-keyout", &key, "-out", &csr, "-subj", "/CN=localhost"]];
+        run("openssl", &args.concat());
+        let args = ["x509", "-req", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-out", &cert];
+        run("openssl", &[&args[..], &["-extfile", &extensions]].concat());
+    }
+}
+
 /// A `docker-registry` of our own, gone with this value.
 pub struct Registry {
     child: Child,
@@ -44,32 +67,16 @@ impl Registry {
     pub fn start(kind: &Kind) -> Registry {
         let dir = tempfile::tempdir().unwrap();
         let shown = dir.path().display().to_string();
-        let run = |program: &str, args: &[&str]| {
-            let output = Command::new(program).args(args).output().unwrap();
-            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-            output.stdout
-        };
         let (mut http, mut auth) = (String::new(), String::new());
         if matches!(kind, Kind::Password | Kind::TlsPassword) {
             fs::write(dir.path().join("htpasswd"), run("htpasswd", &["-nbB", "bob", "right"])).unwrap();
             auth = format!("auth:\n  htpasswd:\n    realm: tests\n    path: {shown}/htpasswd\n");
         }
         if matches!(kind, Kind::Tls | Kind::TlsPassword | Kind::Mutual) {
-            let (ca_key, ca, extensions) = (format!("{shown}/ca.key"), format!("{shown}/ca.pem"), format!("{shown}/ext"));
-            fs::write(&extensions, "subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
-            let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-            let args = [&["req", "-x509"], &new_key[..], &["-keyout", &ca_key, "-out", &ca, "-subj", "/CN=tests"]];
-            run("openssl", &args.concat());
-            for name in ["cert", "client"] {
-                let (key, cert, csr) = (format!("{shown}/{name}.key"), format!("{shown}/{name}.pem"), format!("{shown}/{name}.csr"));
-                let args = [&["req"], &new_key[..], &["-keyout", &key, "-out", &csr, "-subj", "/CN=localhost"]];
-                run("openssl", &args.concat());
-                let args = ["x509", "-req", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-out", &cert];
-                run("openssl", &[&args[..], &["-extfile", &extensions]].concat());
-            }
+            certificates(dir.path());
             http = format!("  tls:\n    certificate: {shown}/cert.pem\n    key: {shown}/cert.key\n");
             if *kind == Kind::Mutual {
-                http.push_str(&format!("    clientcas:\n      - {ca}\n"));
+                http.push_str(&format!("    clientcas:\n      - {shown}/ca.pem\n"));
             }
         }
         // Another process may take the port between our look and the registry's bind: then try another one.

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coracle_image::Digest;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::{MANIFEST, TinyImage};
 
@@ -16,7 +19,8 @@ pub struct Server {
     state: Arc<State>,
 }
 
-type Lie = dyn Fn(&Request, Answer) -> Answer + Send + Sync;
+/// What makes of the truth what a test wants.
+pub type Lie = dyn Fn(&Request, Answer) -> Answer + Send + Sync;
 
 #[derive(Default)]
 struct Content {
@@ -112,6 +116,19 @@ impl Answer {
 
 impl Server {
     pub fn new(lie: impl Fn(&Request, Answer) -> Answer + Send + Sync + 'static) -> Server {
+        Server::with(None, lie)
+    }
+
+    /// One that speaks TLS with a certificate and its key, both PEM.
+    pub fn tls(certificate: &[u8], key: &[u8], lie: impl Fn(&Request, Answer) -> Answer + Send + Sync + 'static) -> Server {
+        let chain = CertificateDer::pem_slice_iter(certificate).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth().with_single_cert(chain, key);
+        Server::with(Some(Arc::new(config.unwrap())), lie)
+    }
+
+    fn with(tls: Option<Arc<ServerConfig>>, lie: impl Fn(&Request, Answer) -> Answer + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State {
@@ -128,8 +145,16 @@ impl Server {
                 if shared.stop.load(Ordering::Relaxed) {
                     return;
                 }
-                let state = shared.clone();
-                std::thread::spawn(move || state.serve(&stream.unwrap()));
+                let (state, tls) = (shared.clone(), tls.clone());
+                std::thread::spawn(move || match tls {
+                    None => state.serve(stream.unwrap()),
+                    Some(config) => {
+                        let mut stream = StreamOwned::new(ServerConnection::new(config).unwrap(), stream.unwrap());
+                        state.serve(&mut stream);
+                        stream.conn.send_close_notify();
+                        let _ = stream.flush();
+                    }
+                });
             }
         });
         Server { port, state }
@@ -195,8 +220,8 @@ impl Drop for Server {
 }
 
 impl State {
-    fn serve(&self, stream: &TcpStream) {
-        let mut reader = BufReader::new(stream);
+    fn serve(&self, mut stream: impl Read + Write) {
+        let mut reader = BufReader::new(&mut stream);
         let mut first = String::new();
         if reader.read_line(&mut first).unwrap_or(0) == 0 {
             return;
@@ -233,7 +258,7 @@ impl State {
         self.send(stream, &request, answer);
     }
 
-    fn send(&self, mut stream: &TcpStream, request: &Request, answer: Answer) {
+    fn send(&self, mut stream: impl Read + Write, request: &Request, answer: Answer) {
         let length = answer.length.unwrap_or(answer.body.len());
         let mut head = format!("HTTP/1.1 {} X\r\nContent-Length: {length}\r\nConnection: close\r\n", answer.status);
         for (name, value) in &answer.headers {
