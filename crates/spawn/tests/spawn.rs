@@ -250,6 +250,44 @@ fn what_only_joining_needs_is_done_meanwhile() {
     assert!(!run.exists());
 }
 
+/// Nothing is said before the end, and then all at once; what fails is said when it fails.
+#[test]
+fn what_is_told_at_the_end_is_told_at_the_end() {
+    let mut starting =
+        shell("echo hi; read -r line; echo $line; exit 4").stdin(Stdio::piped()).stdout(Stdio::piped()).told_at_end(true).start().unwrap();
+    let (stdin, stdout, stderr) = starting.take_pipes();
+    let (mut stdin, mut stdout) = (stdin.unwrap(), stdout.unwrap());
+    assert!(stderr.is_none());
+    let mut hi = [0; 3];
+    stdout.read_exact(&mut hi).unwrap();
+    assert_eq!(&hi, b"hi\n");
+    // It runs, and isn't said to.
+    let mut starting = std::pin::pin!(starting);
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(starting.as_mut().poll(&mut cx).is_pending());
+    }
+    stdin.write_all(b"on\n").unwrap();
+    assert_eq!(text(stdout), "on\n");
+    let child = loop {
+        match starting.as_mut().poll(&mut cx) {
+            Poll::Ready(child) => break child.unwrap(),
+            Poll::Pending => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    assert!(child.stdin.is_none() && child.stdout.is_none(), "they were taken");
+    assert_eq!(child.try_wait().unwrap().map(|ended| ended.status.code()), Some(Some(4)), "it came with the start");
+    assert_eq!(child.wait_gone().unwrap(), []);
+
+    let failed = Spawn::new("/no/such/program").told_at_end(true).spawn().unwrap_err();
+    assert!(matches!(failed, Error::Exec { fault: ExecFault::NotFound { .. }, .. }), "{failed}");
+    let before = Instant::now();
+    let ended = shell("sleep 1000").told_at_end(true).wall(Duration::from_millis(200)).spawn().unwrap().wait().unwrap();
+    assert_eq!(ended.killed_by, KilledBy::WallClock);
+    assert!(before.elapsed() < Duration::from_secs(30));
+}
+
 /// The supervisor makes it, and is in its own again before the command runs.
 #[test]
 fn a_network_namespace_is_the_containers_and_not_the_supervisors() {
