@@ -105,7 +105,12 @@ fn fixes(remedy: Option<String>) -> Vec<String> {
         "choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT" => {
             "choose a directory of your own: --root DIR, or the variable CORACLE_ROOT".to_owned()
         }
-        line => line.replace("-- cargo test", "-- coracle run …").replace("Engine::builder().root(..)", "--root DIR"),
+        line => line
+            .replace("-- cargo test", "-- coracle run …")
+            .replace("Engine::builder().root(..)", "--root DIR")
+            .replace("give it to `Puller::trust`", "put it into /etc/docker/certs.d/REGISTRY/ca.crt")
+            .replace("needs `Puller::insecure`", "needs `insecure = true` in registries.conf")
+            .replace(", or use `Puller::credentials`", ""),
     };
     remedy.iter().flat_map(|text| text.lines()).map(words).collect()
 }
@@ -126,6 +131,11 @@ mod tests {
             say("systemd-run --user --scope -p Delegate=yes -- cargo test"),
             ["systemd-run --user --scope -p Delegate=yes -- coracle run …"]
         );
+        assert_eq!(
+            say("give it to `Puller::trust`; a registry without TLS needs `Puller::insecure`"),
+            ["put it into /etc/docker/certs.d/REGISTRY/ca.crt; a registry without TLS needs `insecure = true` in registries.conf"]
+        );
+        assert_eq!(say("log in with `docker login a`, or use `Puller::credentials`; and"), ["log in with `docker login a`; and"]);
         assert_eq!(fixes(None), Vec::<String>::new());
     }
 }

@@ -749,6 +749,10 @@ fn a_machine_without_certificates_pulls_from_itself() {
     let server = Server::honest();
     server.add(&tiny, "a", "1");
     Place::new().pull(&format!("{}/a:1", server.host())).unwrap();
+    // With TLS there's nobody to trust, and that is said.
+    let error = Place::new().pull_with(&puller().client(client().secure(server.host())), &format!("{}/a:1", server.host())).unwrap_err();
+    let why = "this machine trusts no certificate authority: install the package ca-certificates, or name one by `Puller::trust`";
+    assert_error(&error, &format!("can't use TLS: {why}"), None);
 }
 
 #[test]

@@ -153,7 +153,8 @@ impl RegistryClient {
         self
     }
 
-    /// Heeds a directory of containerd's form, `DIR/registry.example/hosts.toml`; also Docker's `DIR/registry.example/*.crt`.
+    /// Heeds a directory of containerd's form, `DIR/registry.example/hosts.toml`; also Docker's `DIR/registry.example/*.crt`. Times and
+    /// rewriting rules in it aren't used.
     pub fn hosts_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.certs_d.push(path.into());
         self

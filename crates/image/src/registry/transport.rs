@@ -109,6 +109,10 @@ impl Transport {
                 return Err(fail("it isn't PEM".into()));
             }
         }
+        if roots.is_empty() {
+            let why = "this machine trusts no certificate authority: install the package ca-certificates, or name one by `Puller::trust`";
+            return Err(Error::Setting { what: "TLS".into(), why: why.into() });
+        }
         Ok(roots)
     }
 }
