@@ -8,6 +8,8 @@ use coracle_layers::{LayerStore, read_ownership};
 use coracle_spawn::{OwnerChange, change_owners};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "registry")]
+use std::task::Poll;
 
 /// Told of each step of a pull.
 pub(crate) type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
@@ -65,11 +67,7 @@ pub(crate) async fn pull(
             let pulled = async {
                 if always { puller.pull(store, &reference, sink).await } else { puller.pull_missing(store, &reference, sink).await }
             };
-            let mut dropped = dropped;
-            tokio::select! {
-                pulled = pulled => Some(pulled),
-                _ = &mut dropped => None,
-            }
+            until(dropped, pulled).await
         });
         // Nobody waits for the answer where there is none.
         let image = image.ok_or(Error::Lost)??;
@@ -86,6 +84,17 @@ pub(crate) async fn pull(
     ready
 }
 
+/// Does the work, unless the other end of the channel is dropped before it's done.
+#[cfg(feature = "registry")]
+async fn until<T>(dropped: tokio::sync::oneshot::Receiver<()>, work: impl Future<Output = T>) -> Option<T> {
+    let (mut dropped, mut work) = (std::pin::pin!(dropped), std::pin::pin!(work));
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => dropped.as_mut().poll(cx).map(|_| None),
+    })
+    .await
+}
+
 /// Sends an image of the store to a registry.
 #[cfg(feature = "registry")]
 pub(crate) async fn push(engine: &Engine, image: Reference, to: Reference, progress: OnProgress) -> Result<coracle_image::Digest, Error> {
@@ -100,13 +109,7 @@ pub(crate) async fn push(engine: &Engine, image: Reference, to: Reference, progr
             source,
         })?;
         let pusher = coracle_image::Pusher::new().client(engine.0.registries.clone()).progress(move |event| progress(event));
-        let pushed = runtime.block_on(async {
-            let mut dropped = dropped;
-            tokio::select! {
-                pushed = pusher.push(store, &image, &to) => Some(pushed),
-                _ = &mut dropped => None,
-            }
-        });
+        let pushed = runtime.block_on(until(dropped, pusher.push(store, &image, &to)));
         // Nobody waits for the answer where there is none.
         Ok(pushed.ok_or(Error::Lost)??)
     };
