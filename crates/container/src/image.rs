@@ -3,7 +3,7 @@
 use crate::background;
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
-use coracle_image::{Image, OciLayout, Platform, Progress, Reference, Store};
+use coracle_image::{Image, Lease, OciLayout, Platform, Progress, Reference};
 use coracle_layers::{LayerStore, read_ownership};
 use coracle_spawn::{OwnerChange, change_owners};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(crate) struct Ready {
     pub(crate) image: Image,
     /// Topmost first.
     pub(crate) lower: Vec<PathBuf>,
-    pub(crate) lease: coracle_image::Lease,
+    pub(crate) lease: Lease,
 }
 
 /// A name that can't be one.
@@ -29,10 +29,12 @@ pub(crate) fn parse(reference: &str) -> Result<Reference, Problem> {
 pub(crate) async fn from_reference(engine: &Engine, reference: Reference, progress: Option<OnProgress>) -> Result<Ready, Error> {
     let (store, layers) = engine.images_store()?;
     let platform = Platform::host();
-    if let Some(image) = store.find(&reference, &platform)?
-        && store.is_unpacked(&image, layers)
-    {
-        return ready(engine, store, layers, image);
+    if let Some(image) = store.find(&reference, &platform)? {
+        // Before looking: what is looked at from here on stays until the container is gone.
+        let lease = store.lease(&image)?;
+        if store.is_unpacked(&image, layers) {
+            return ready(engine, layers, lease, image);
+        }
     }
     pull(engine, reference, platform, progress, false).await
 }
@@ -51,6 +53,8 @@ pub(crate) async fn pull(
     let (keep, dropped) = tokio::sync::oneshot::channel::<()>();
     let work = move || -> Result<Ready, Error> {
         let (store, layers) = engine.images_store()?;
+        // Nobody prunes what this pull finds or brings.
+        let store = &store.session()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| Error::State {
             attempted: "start a runtime to pull",
             path: reference.to_string().into(),
@@ -74,7 +78,7 @@ pub(crate) async fn pull(
         // Nobody waits for the answer where there is none.
         let image = image.ok_or(Error::Lost)??;
         layers.sync(&image.config.diff_ids)?;
-        ready(&engine, store, layers, image)
+        ready(&engine, layers, store.lease(&image)?, image)
     };
     let work = background::run("coracle-pull", work).map_err(|source| Error::State {
         attempted: "start a thread to pull into",
@@ -136,9 +140,10 @@ pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready,
     let engine = engine.clone();
     let work = move || {
         let (store, layers) = engine.images_store()?;
+        let store = &store.session()?;
         let image = OciLayout::open(&path)?.import(store, layers)?;
         layers.sync(&image.config.diff_ids)?;
-        ready(&engine, store, layers, image)
+        ready(&engine, layers, store.lease(&image)?, image)
     };
     let work = background::run("coracle-import", work).map_err(|source| Error::State {
         attempted: "start a thread to import into",
@@ -148,10 +153,8 @@ pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready,
     work.await
 }
 
-/// Puts unpacked layers together.
-fn ready(engine: &Engine, store: &Store, layers: &LayerStore, image: Image) -> Result<Ready, Error> {
-    // Before looking: what is looked at now stays until the container is gone.
-    let lease = store.lease(&image)?;
+/// Puts unpacked layers together that a lease holds.
+fn ready(engine: &Engine, layers: &LayerStore, lease: Lease, image: Image) -> Result<Ready, Error> {
     let lower = layers.paths(&image.config.diff_ids)?;
     if let Some(map) = engine.0.id_map.as_ref().filter(|map| !map.is_single()) {
         for files in &lower {
