@@ -45,6 +45,8 @@ pub(crate) struct Import<'a> {
     platform: &'a Platform,
     /// A session: nobody prunes what we found or brought.
     store: Store,
+    /// Whose session, if it has one, holds that afterwards.
+    outer: &'a Store,
     sink: &'a dyn LayerSink,
     report: &'a Report<'a>,
     brought: Mutex<Needs>,
@@ -54,11 +56,11 @@ impl<'a> Import<'a> {
     pub(crate) fn new(
         blobs: &'a dyn Blobs,
         platform: &'a Platform,
-        store: &Store,
+        store: &'a Store,
         sink: &'a dyn LayerSink,
         report: &'a Report<'a>,
     ) -> Result<Import<'a>, Error> {
-        Ok(Import { blobs, platform, store: store.session()?, sink, report, brought: Mutex::default() })
+        Ok(Import { blobs, platform, store: store.session()?, outer: store, sink, report, brought: Mutex::default() })
     }
 
     /// Brings images in, all or none, each under its references; `entry` is what an index says of it.
@@ -84,7 +86,7 @@ impl<'a> Import<'a> {
                 }
                 self.tell(Progress::Done { reference: image.reference.clone(), digest: image.digest.clone() });
             }
-            Ok(())
+            self.store.hand_over(self.outer)
         };
         match publish() {
             Ok(()) => Ok(done.into_iter().map(|(image, _)| image).collect()),

@@ -80,7 +80,8 @@ impl<R: Read + Send> RootfsArchive<R> {
     /// # Errors
     /// [`Error::Archive`] where it can't be inflated, [`Error::Sink`] where it's no root file system, [`Error::Disk`].
     pub fn import(self, store: &Store, reference: &Reference, sink: &dyn LayerSink) -> Result<Image, Error> {
-        let store = store.session()?;
+        let outer = store;
+        let store = outer.session()?;
         let RootfsArchive { source, shown, changes, platform, message, created } = self;
         let mut taking = Taking::begin(&store)?;
         let (compression, diff_id) = taking.all(source, &shown)?;
@@ -126,7 +127,9 @@ impl<R: Read + Send> RootfsArchive<R> {
         if new && (unpacked.is_err() || !store.keeps_blobs() && sink.keeps()) {
             let _ = fs::remove_file(store.blob_path(&digest));
         }
-        unpacked.map(|()| image)
+        unpacked?;
+        store.hand_over(outer)?;
+        Ok(image)
     }
 }
 

@@ -186,6 +186,17 @@ impl Store {
         Ok(Store { session: Some(Arc::new(Mutex::new(session))), ..self.clone() })
     }
 
+    /// Puts what this handle's session holds under the protection of another handle's, too.
+    pub(crate) fn hand_over(&self, to: &Store) -> Result<(), Error> {
+        match &self.session {
+            Some(session) if to.session.is_some() => {
+                let named = session.lock().unwrap_or_else(|e| e.into_inner()).named.clone();
+                to.name(&named)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A handle whose use protects nothing.
     pub(crate) fn without_session(&self) -> Store {
         Store { session: None, ..self.clone() }
@@ -306,6 +317,7 @@ impl Store {
         let resolved = session.record(&image.reference, &image.platform)?.and_then(|record| record.resolved());
         let record = Record::new(target, &image.platform, resolved.as_ref().unwrap_or(&image.digest), &image.digest);
         session.publish(&record)?;
+        session.hand_over(self)?;
         Ok(Image { reference: target.clone(), ..image })
     }
 

@@ -178,7 +178,8 @@ impl Drop for Turn {
     }
 }
 
-/// A layer on its way to disk. Dropping it without [`finish`](Pipeline::finish) stops the thread at its next piece.
+/// A layer on its way to disk. Dropping it without [`finish`](Pipeline::finish) stops the thread at its next piece and waits for it: what
+/// was written is gone then.
 ///
 /// `K` goes with the thread: it comes back when all went well, else it's dropped after everything was closed.
 pub(crate) struct Pipeline<K> {
@@ -284,6 +285,15 @@ impl<K: Send + 'static> Pipeline<K> {
 
     fn unfinished(&self) -> Error {
         Error::Unfinished { layer: self.layer.clone() }
+    }
+}
+
+impl<K> Drop for Pipeline<K> {
+    fn drop(&mut self) {
+        self.pieces = None;
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
     }
 }
 

@@ -126,9 +126,16 @@ struct State {
     begun: Mutex<Vec<usize>>,
     fail: Mutex<Option<&'static str>>,
     expected: Mutex<HashMap<Digest, Vec<u8>>>,
+    inflates: Mutex<bool>,
 }
 
 impl Memory {
+    /// Inflates what is gzip or zstd, as one that unpacks does.
+    pub fn inflating(self) -> Memory {
+        *self.0.inflates.lock().unwrap() = true;
+        self
+    }
+
     pub fn get(&self, digest: &Digest) -> Option<Vec<u8>> {
         self.0.layers.lock().unwrap().get(digest).cloned()
     }
@@ -195,10 +202,32 @@ impl Write for MemoryWriter {
 
 impl LayerWriter for MemoryWriter {
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
-        if Digest::sha256(&self.bytes) != self.diff_id {
+        let bytes = match *self.state.inflates.lock().unwrap() {
+            true => inflated(self.bytes),
+            false => self.bytes,
+        };
+        if Digest::sha256(&bytes) != self.diff_id {
             return Err("the diffID is another".into());
         }
-        self.state.layers.lock().unwrap().insert(self.diff_id, self.bytes);
+        self.state.layers.lock().unwrap().insert(self.diff_id, bytes);
         Ok(())
     }
+}
+
+#[cfg(feature = "archive")]
+fn inflated(bytes: Vec<u8>) -> Vec<u8> {
+    let mut inflated = Vec::new();
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(bytes.as_slice()), &mut inflated).unwrap();
+        return inflated;
+    }
+    if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        return zstd::stream::decode_all(bytes.as_slice()).unwrap();
+    }
+    bytes
+}
+
+#[cfg(not(feature = "archive"))]
+fn inflated(bytes: Vec<u8>) -> Vec<u8> {
+    bytes
 }
