@@ -300,6 +300,39 @@ fn layers_that_containers_were_given_are_removed_checked_and_repaired() {
 }
 
 #[test]
+fn files_of_a_containers_other_users_are_removed_too() {
+    need!(Busybox, UserNamespaces);
+    let place = Place::empty();
+    let root = place.path().join("root-of-image");
+    rootfs::busybox(&root);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.follow_symlinks(false);
+    archive.append_dir_all(".", &root).expect("it is archived");
+    for (name, uid, mode) in [("srv/", 1000, 0o700), ("srv/theirs", 1000, 0o600), ("srv/set", 1001, 0o4755)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(if name.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular });
+        header.set_mode(mode);
+        header.set_uid(uid);
+        header.set_gid(uid);
+        header.set_size(0);
+        archive.append_data(&mut header, name, std::io::empty()).expect("it is archived");
+    }
+    let bytes = std::io::Cursor::new(archive.into_inner().expect("it is archived"));
+    let engine = place.engine();
+    let image = block_on(engine.import_image(bytes, "memory", "localhost/owners:1", &["CMD [\"ls\", \"/srv\"]"], None));
+    let name = image.expect("it is imported").reference;
+    assert_eq!(said(Container::from_image(&name).engine(engine)), "set\ntheirs\n");
+    // What was given away after it was recorded is no fault, and what can't be read is counted.
+    let checked = block_on(engine.check_images(false)).expect("it is read");
+    assert_eq!(checked.layers.faults, []);
+    engine.remove_image(&name, false).expect("it is removed");
+    engine.empty_trash().expect("it is emptied");
+    for trash in trashes(engine.root()) {
+        assert_eq!(names(trash), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn stores_of_root_and_of_users_are_apart() {
     // Each engine of its own user's; another user's directory is refused, whoever asks.
     need!(Root);

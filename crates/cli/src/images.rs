@@ -74,10 +74,10 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &List) -> Result<u8, Failur
                 let members = [
                     ("reference", json::string(&image.reference)),
                     ("digest", json::string(&image.digest.to_string())),
-                    ("id", json::string(&image.id.to_string())),
                     ("platform", json::string(&image.platform.to_string())),
                     ("size", image.size.to_string()),
                     ("created", image.created.as_deref().map_or("null".into(), json::string)),
+                    ("id", json::string(&image.id.to_string())),
                 ];
                 json::object(members) + "\n"
             })

@@ -175,7 +175,9 @@ fn give_owners(layer: &Path, files: &Path, map: &coracle_spawn::IdMap) -> Result
     }
     if let Some(deferred) = read_ownership(layer)? {
         // A directory comes before what is in it; so that it can be entered until the last, the order is turned.
-        let changes: Vec<_> = deferred.owners.iter().rev().map(|o| OwnerChange::new(&o.path, o.uid, o.gid, Some(o.mode))).collect();
+        // The root itself has no name in the record, and the kernel wants one.
+        let named = |path: &Path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() };
+        let changes: Vec<_> = deferred.owners.iter().rev().map(|o| OwnerChange::new(named(&o.path), o.uid, o.gid, Some(o.mode))).collect();
         change_owners(files, &changes, map)?;
     }
     std::fs::write(&marker, []).map_err(|source| Error::State { attempted: "write", path: marker, source })

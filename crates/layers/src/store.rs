@@ -247,8 +247,14 @@ impl LayerStore {
             static NUMBER: AtomicU64 = AtomicU64::new(0);
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let (path, temporary) = (directory.join("complete"), directory.join(format!("complete.{}.{number}", std::process::id())));
-            fs::write(&temporary, SYNCED).map_err(|error| Error::io("write", &temporary, error))?;
-            fs::rename(&temporary, &path).map_err(|error| Error::io("write", &path, error))?;
+            let written = fs::write(&temporary, SYNCED)
+                .map_err(|error| Error::io("write", &temporary, error))
+                .and_then(|()| fs::rename(&temporary, &path).map_err(|error| Error::io("write", &path, error)));
+            match written {
+                // Nobody needed it, and somebody pruned it.
+                Err(_) if !directory.exists() => {}
+                written => written?,
+            }
         }
         Ok(())
     }
