@@ -167,23 +167,36 @@ fn a_load_that_is_killed_at_any_time_leaves_a_sound_store_and_a_rerun_ends_it() 
     assert!(killed > 10, "{killed}");
 }
 
-#[test]
-fn two_processes_that_load_and_prune_do_each_other_no_harm() {
-    let made = directory();
-    let layout = layout(made.path());
+/// Brings an image in three times at once, over and over, while we prune whatever nobody uses.
+fn beside_a_pruner(task: &str) {
     let place = directory();
-    let task = format!("layout {}", layout.display());
-    let mut loading: Vec<Child> = (0..3).map(|_| command(place.path(), &task, None).spawn().expect("it starts")).collect();
     let (store, layers) = open(place.path());
-    while loading.iter_mut().any(|child| child.try_wait().expect("it can be asked").is_none()) {
-        store.prune(true, &layers).expect("it is pruned");
-        std::thread::sleep(Duration::from_millis(2));
+    let mut pruned = 0;
+    for _ in 0..4 {
+        let mut bringing: Vec<Child> = (0..3).map(|_| command(place.path(), task, None).spawn().expect("it starts")).collect();
+        while bringing.iter_mut().any(|child| child.try_wait().expect("it can be asked").is_none()) {
+            pruned += store.prune(true, &layers).expect("it is pruned").swept.len();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for mut child in bringing {
+            assert!(child.wait().expect("it ends").success());
+        }
+        assert_sound(place.path(), store.images().expect("they are read").len());
     }
-    for mut child in loading {
-        assert!(child.wait().expect("it ends").success());
-    }
-    let (store, _) = open(place.path());
-    assert_sound(place.path(), store.images().expect("they are read").len());
+    assert!(pruned > 0, "nothing was ever pruned");
+}
+
+#[test]
+fn processes_that_import_and_prune_do_each_other_no_harm() {
+    let made = directory();
+    beside_a_pruner(&format!("layout {}", layout(made.path()).display()));
+}
+
+#[test]
+fn processes_that_pull_and_prune_do_each_other_no_harm() {
+    need!(Registry);
+    let registry = Registry::with_busybox();
+    beside_a_pruner(&format!("pull {}", registry.reference("busybox:latest")));
 }
 
 /// A layout of busybox in an engine, under the name `bb`.

@@ -3,9 +3,10 @@
 use crate::background;
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
-use coracle_image::{Image, Lease, OciLayout, Platform, Progress, Reference};
+use coracle_image::{Image, Lease, OciLayout, Platform, Progress, Reference, Store};
 use coracle_layers::{LayerStore, read_ownership};
 use coracle_spawn::{OwnerChange, change_owners};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ pub(crate) async fn pull(
         });
         // Nobody waits for the answer where there is none.
         let image = image.ok_or(Error::Lost)??;
-        layers.sync(&image.config.diff_ids)?;
+        settle(store, layers, &image)?;
         ready(&engine, layers, store.lease(&image)?, image)
     };
     let work = background::run("coracle-pull", work).map_err(|source| Error::State {
@@ -142,7 +143,7 @@ pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready,
         let (store, layers) = engine.images_store()?;
         let store = &store.session()?;
         let image = OciLayout::open(&path)?.import(store, layers)?;
-        layers.sync(&image.config.diff_ids)?;
+        settle(store, layers, &image)?;
         ready(&engine, layers, store.lease(&image)?, image)
     };
     let work = background::run("coracle-import", work).map_err(|source| Error::State {
@@ -151,6 +152,17 @@ pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready,
         source,
     })?;
     work.await
+}
+
+/// Makes the layers of an image durable that was just brought in through a session of the store's: without another sync of the file
+/// system, where publishing the image has done that.
+pub(crate) fn settle(store: &Store, layers: &LayerStore, image: &Image) -> Result<(), Error> {
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+    match store.is_synced() && device(store.path()) == device(layers.path()) {
+        true => layers.synced(&image.config.diff_ids)?,
+        false => layers.sync(&image.config.diff_ids)?,
+    }
+    Ok(())
 }
 
 /// Puts unpacked layers together that a lease holds.

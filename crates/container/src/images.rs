@@ -254,7 +254,7 @@ impl Engine {
             self.0.emptying.begin(store, layers, self.0.id_map.as_ref());
         })?;
         for image in &images {
-            layers.sync(&image.config.diff_ids)?;
+            image::settle(&session, layers, image)?;
         }
         Ok(images.iter().map(ImageSummary::new).collect())
     }

@@ -79,11 +79,15 @@ impl<'a> Import<'a> {
             }
         }
         let publish = || {
+            let mut records = Vec::new();
             for (image, resolved) in &done {
                 let record = Record::new(&image.reference, &image.platform, resolved, &image.digest);
                 if self.store.record(&image.reference, &image.platform)?.as_ref() != Some(&record) {
-                    self.store.publish(&record)?;
+                    records.push(record);
                 }
+            }
+            self.store.publish_all(&records)?;
+            for (image, _) in &done {
                 self.tell(Progress::Done { reference: image.reference.clone(), digest: image.digest.clone() });
             }
             self.store.hand_over(self.outer)

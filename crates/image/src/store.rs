@@ -91,6 +91,8 @@ struct Inner {
 struct Session {
     lease: Lease,
     named: HashSet<Digest>,
+    /// Whether an image was published in it, with a sync before.
+    synced: bool,
 }
 
 /// What survives a crash of the machine (a power cut, a kernel panic). The death of processes harms nothing in any of them, and
@@ -182,15 +184,39 @@ impl Store {
     /// # Errors
     /// [`Error::Disk`].
     pub fn session(&self) -> Result<Store, Error> {
-        let session = Session { lease: Lease::take(self, [])?, named: HashSet::new() };
+        let session = Session { lease: Lease::take(self, [])?, named: HashSet::new(), synced: false };
         Ok(Store { session: Some(Arc::new(Mutex::new(session))), ..self.clone() })
+    }
+
+    /// This handle, if it has a session already, else one with a session of its own.
+    #[cfg(feature = "registry")]
+    pub(crate) fn in_session(&self) -> Result<Store, Error> {
+        if self.session.is_some() { Ok(self.clone()) } else { self.session() }
+    }
+
+    /// Whether the store's file system was written to disk when an image was published through this handle's session, the last time
+    /// after all of its layers were whole. Who keeps unpacked layers on the same file system needn't do it again.
+    pub fn is_synced(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.lock().unwrap_or_else(|e| e.into_inner()).synced)
+    }
+
+    fn set_synced(&self) {
+        if let Some(session) = &self.session {
+            session.lock().unwrap_or_else(|e| e.into_inner()).synced = true;
+        }
     }
 
     /// Puts what this handle's session holds under the protection of another handle's, too.
     pub(crate) fn hand_over(&self, to: &Store) -> Result<(), Error> {
         match &self.session {
             Some(session) if to.session.is_some() => {
-                let named = session.lock().unwrap_or_else(|e| e.into_inner()).named.clone();
+                let (named, synced) = {
+                    let session = session.lock().unwrap_or_else(|e| e.into_inner());
+                    (session.named.clone(), session.synced)
+                };
+                if synced {
+                    to.set_synced();
+                }
                 to.name(&named)
             }
             _ => Ok(()),
@@ -496,13 +522,22 @@ impl Store {
 
     /// Makes everything durable that was written, then says what the reference means.
     pub(crate) fn publish(&self, record: &Record) -> Result<(), Error> {
-        if self.durability != Durability::None {
+        self.publish_all(std::slice::from_ref(record))
+    }
+
+    /// The same for several, with one sync for all.
+    pub(crate) fn publish_all(&self, records: &[Record]) -> Result<(), Error> {
+        if !records.is_empty() && self.durability != Durability::None {
             self.sync()?;
+            self.set_synced();
         }
-        let path = self.record_path(&record.reference, &record.platform);
-        let json = serde_json::to_vec_pretty(record).expect("four strings are JSON");
         let _nobody_deletes = self.share()?;
-        self.write_file(&path, &json)
+        for record in records {
+            let path = self.record_path(&record.reference, &record.platform);
+            let json = serde_json::to_vec_pretty(record).expect("four strings are JSON");
+            self.write_file(&path, &json)?;
+        }
+        Ok(())
     }
 
     /// Writes everything of the store's file system to disk.

@@ -381,6 +381,61 @@ fn layout(tiny: &TinyImage, change: impl Fn(&mut Value)) -> Vec<u8> {
 }
 
 #[test]
+fn damage_of_any_kind_is_told_or_harmless_and_leaves_nothing() {
+    let tiny = TinyImage::new("linux/amd64", &[600, 40]);
+    let docker = saved(&tiny, &json!(["app:1"]), &tiny.layers);
+    let oci = layout(&tiny, |_| {});
+    let place = Place::new();
+    let store = place.store.clone().durability(coracle_image::Durability::None);
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let (mut taken, mut refused) = (0, 0);
+    for (n, good) in [&docker, &oci, &gzip(&docker), &zst(&oci)].into_iter().cycle().take(2000).enumerate() {
+        let mut bytes = good.clone();
+        for _ in 0..=random(3) {
+            let at = random(bytes.len());
+            match random(5) {
+                0 => bytes[at] ^= 1 << random(8),
+                1 => bytes[at] = random(256) as u8,
+                2 => bytes.truncate(at.max(1)),
+                3 => {
+                    // A block more or less: everything behind it moves.
+                    let block = at / 512 * 512;
+                    let end = bytes.len().min(block + 512);
+                    drop(bytes.drain(block..end));
+                }
+                _ => {
+                    let block = at / 512 * 512;
+                    let copy = bytes[block..bytes.len().min(block + 512)].to_vec();
+                    bytes.splice(block..block, copy);
+                }
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        match Archive::read(bytes.as_slice(), "it", &store).and_then(|archive| archive.platform(amd64()).import(&store, &NoSink)) {
+            Ok(images) => {
+                taken += 1;
+                assert_eq!(store.check(false, &NoSink).unwrap().faults, [], "{n}");
+                assert_eq!(images[0].layers.len(), 2);
+                store.prune(true, &NoSink).unwrap();
+                store.empty_trash().unwrap();
+            }
+            Err(Error::Archive { .. } | Error::Document { .. } | Error::Corrupt { .. } | Error::NoSuchPlatform { .. }) => refused += 1,
+            Err(error) => panic!("{n}: {error:?}"),
+        }
+        assert_eq!(place.left(), Vec::<PathBuf>::new(), "{n}");
+    }
+    assert!(taken > 100 && refused > 1000, "{taken} taken, {refused} refused");
+}
+
+#[test]
 fn an_archive_with_a_million_entries_is_refused_in_bounded_memory() {
     // 200,001 headers of an empty file each: 100 MB that gzip makes small.
     struct Headers(u64, Vec<u8>);

@@ -153,7 +153,7 @@ impl LayerStore {
     /// All layers and chains that have a directory, whole or not.
     fn directories(&self) -> Result<Vec<(PathBuf, Digest, SweptKind)>> {
         let mut all = Vec::new();
-        let layers = self.directory();
+        let layers = self.path();
         for (part, algorithm, kind) in
             [("sha256", "sha256", SweptKind::Layer), ("sha512", "sha512", SweptKind::Layer), ("chains/sha256", "sha256", SweptKind::Chain)]
         {
@@ -169,7 +169,7 @@ impl LayerStore {
     }
 
     fn trash(&self) -> PathBuf {
-        self.directory().join("trash")
+        self.path().join("trash")
     }
 
     /// Moves a directory into the trash; false where somebody else did.

@@ -175,6 +175,11 @@ impl LayerStore {
         crate::assembly::paths(self, diff_ids)
     }
 
+    /// The directory that holds the layers.
+    pub fn path(&self) -> &Path {
+        &self.inner.layers
+    }
+
     /// Whether the layer is unpacked, whole.
     pub fn has(&self, diff_id: &Digest) -> bool {
         is_complete(&self.layer(diff_id))
@@ -232,6 +237,19 @@ impl LayerStore {
     /// # Errors
     /// [`Error::Io`]; a disk error that happened since the layers were written shows up here.
     pub fn sync(&self, diff_ids: &[Digest]) -> Result<()> {
+        self.settle(diff_ids, true)
+    }
+
+    /// As [`sync`](LayerStore::sync), where the caller has written the file system to disk since these layers were unpacked:
+    /// `coracle-image` does it before it publishes an image ([`Store::is_synced`](coracle_image::Store::is_synced)).
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn synced(&self, diff_ids: &[Digest]) -> Result<()> {
+        self.settle(diff_ids, false)
+    }
+
+    fn settle(&self, diff_ids: &[Digest], sync: bool) -> Result<()> {
         if self.inner.options.durability == Durability::None {
             return Ok(());
         }
@@ -241,7 +259,9 @@ impl LayerStore {
         if directories.is_empty() {
             return Ok(());
         }
-        sync_file_system(&self.inner.layers)?;
+        if sync {
+            sync_file_system(&self.inner.layers)?;
+        }
         for directory in directories {
             // A name of its own for each: many may sync the same layer at once, and none may see another's half-written marker.
             static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -278,11 +298,6 @@ impl LayerStore {
 
     pub(crate) fn temporary(&self) -> Result<Temporary> {
         Temporary::new(&self.inner.layers)
-    }
-
-    /// `DIR/layers`.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.inner.layers
     }
 
     /// Bytes in the files of a layer; 0 where its record can't be read.

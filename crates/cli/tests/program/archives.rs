@@ -163,6 +163,44 @@ fn a_check_finds_damage_and_repairs_it() {
     });
 }
 
+/// Runs the program under strace; None where there is none, which is said.
+fn syncs(s: &Scratch, words: &[&str]) -> Option<usize> {
+    let command = s.coracle(words);
+    let log = s.path("home/strace");
+    let traced = Command::new("strace")
+        .args(["-f", "-e", "trace=syncfs", "-o"])
+        .arg(&log)
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(s.path("home"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
+    let Ok(status) = traced else {
+        println!("SKIP: strace");
+        return None;
+    };
+    assert!(status.success());
+    Some(fs::read_to_string(&log).expect("strace writes").matches("syncfs(").count())
+}
+
+#[test]
+fn a_load_syncs_the_file_system_once_however_many_images_and_layers() {
+    let Some(s) = &Scratch::new(crate::scratch::User::Me) else { return };
+    import(s);
+    coracle(s, &["tag", "localhost/bb:1", "team/bb"]).is(0, "");
+    coracle(s, &["save", "-o", "two.tar", "localhost/bb:1", "team/bb"]).is(0, "");
+    coracle(s, &["rmi", "localhost/bb:1", "team/bb"]).is_part(0, "Untagged: ");
+    let Some(count) = syncs(s, &["load", "-i", "two.tar"]) else { return };
+    assert_eq!(count, 1);
+    // Everything is there: nothing to sync.
+    assert_eq!(syncs(s, &["load", "-i", "two.tar"]), Some(0));
+    let store = s.path("home/store");
+    let layer = fs::read_dir(store.join("layers/sha256")).or_else(|_| fs::read_dir(store.join("single/layers/sha256")));
+    let layer = layer.expect("there are layers").flatten().next().expect("there is one").path();
+    assert_eq!(fs::read_to_string(layer.join("complete")).expect("it is there"), "coracle-layer 1 synced\n");
+}
+
 #[test]
 fn every_verb_of_images_says_what_it_does() {
     let s = match Scratch::new(crate::scratch::User::Me) {
