@@ -22,7 +22,7 @@ fn amd64() -> Platform {
 
 impl Place {
     fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = support::scratch();
         let store = Store::open(dir.path().join("store")).unwrap();
         Place { dir, store }
     }
@@ -369,7 +369,7 @@ fn an_image_costs_one_syncfs_and_none_without_durability() {
         return;
     }
     for (durability, syncs, fsyncs) in [("None", 0, 0..=0), ("Image", 1, 2..=2), ("Layer", 1, 6..=7)] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = support::scratch();
         // Making a store syncs its version.
         Store::open(dir.path().join("store")).unwrap();
         write_image(&dir.path().join("layout"), &TinyImage::new("linux/amd64", &[1000, 2000]), "x");

@@ -104,6 +104,13 @@ pub fn write_image(dir: &Path, image: &TinyImage, name: &str) {
     write_layout(dir, &image.blobs(), &index(&[image.descriptor(None, Some(name))]));
 }
 
+/// A directory in memory where there is one: what is made and removed so often is slow on some disks.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.unwrap()
+}
+
 /// Bytes that differ by length and don't compress.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = length as u64 ^ 0x9e37_79b9_7f4a_7c15;
