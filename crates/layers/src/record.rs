@@ -17,8 +17,8 @@
 //! Changing this changes the format on disk; raise the version.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::{CStr, OsStr};
-use std::io::{self, Read};
+use std::ffi::CStr;
+use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -48,7 +48,7 @@ struct Line {
 
 /// Writes down what is in a directory. `sums` are the checksums that are known already.
 pub(crate) fn record(fs: &Path, flavour: Flavour, sums: Option<&Sums>) -> Result<Vec<u8>> {
-    let mut text = format!("{FIRST}\n");
+    let mut text = format!("{FIRST}\n").into_bytes();
     let mut count = 0_u64;
     walk(fs, flavour, &mut |path, line, file| {
         let sum = match (line.kind, sums) {
@@ -59,15 +59,20 @@ pub(crate) fn record(fs: &Path, flavour: Flavour, sums: Option<&Sums>) -> Result
             ('f', None) => file.sum().map_err(|errno| Error::io("read", show(path), errno))?,
             _ => line.sum,
         };
-        let sum = sum.map_or("-".to_owned(), |sum| format!("{sum:08x}"));
         let Line { kind, mode, owner: (uid, gid), size, mtime: (seconds, nanoseconds), .. } = line;
-        let path = crate::store::encoded(Path::new(OsStr::from_bytes(path)));
-        text.push_str(&format!("{kind} {mode:o} {uid} {gid} {size} {seconds}.{nanoseconds} {sum} {path}\n"));
+        // Writing to memory can't fail.
+        let _ = write!(text, "{kind} {mode:o} {uid} {gid} {size} {seconds}.{nanoseconds} ");
+        let _ = match sum {
+            Some(sum) => write!(text, "{sum:08x} "),
+            None => write!(text, "- "),
+        };
+        encode(path, &mut text);
+        text.push(b'\n');
         count += 1;
         Ok(())
     })?;
-    text.push_str(&format!("end {count}\n"));
-    Ok(text.into_bytes())
+    let _ = writeln!(text, "end {count}");
+    Ok(text)
 }
 
 /// What comparing a layer with its record brought.
@@ -206,6 +211,16 @@ impl Visited<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
             }
+        }
+    }
+}
+
+/// Appends a path as text: `%` and bytes that aren't printable ASCII become `%XX`.
+fn encode(path: &[u8], text: &mut Vec<u8>) {
+    for byte in path {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => text.push(*byte),
+            _ => drop(write!(text, "%{byte:02x}")),
         }
     }
 }

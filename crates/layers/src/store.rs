@@ -666,7 +666,7 @@ impl Meta {
 }
 
 /// A path as text, without loss: `%` and bytes that aren't printable ASCII become `%XX`.
-pub(crate) fn encoded(path: &Path) -> String {
+fn encoded(path: &Path) -> String {
     let mut text = String::new();
     for byte in path.as_os_str().as_bytes() {
         match byte {
