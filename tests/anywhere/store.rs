@@ -23,7 +23,7 @@ fn layout(place: &Path) -> PathBuf {
             let directory = root.join(format!("d{}", n % 5));
             std::fs::create_dir_all(&directory).expect("it can be made");
             // Little of it can be compressed.
-            let noise: Vec<u8> = (0..bytes).map(|i| (i * (i + n * 7919) >> 3) as u8 ^ (i as u8)).collect();
+            let noise: Vec<u8> = (0..bytes).map(|i| ((i * (i + n * 7919)) >> 3) as u8 ^ (i as u8)).collect();
             std::fs::write(directory.join(format!("{name}{n}")), noise).expect("it can be written");
         }
         root

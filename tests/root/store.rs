@@ -81,7 +81,7 @@ fn a_full_disk_is_told_and_harms_nothing() {
                 None => {}
                 Some(Err(error)) => {
                     failed += 1;
-                    let told = is_about_space(&error) || error.source().is_some_and(|source| is_about_space(source));
+                    let told = is_about_space(&error) || error.source().is_some_and(is_about_space);
                     assert!(told, "{kilobytes} KiB: {error}: {error:?}");
                     assert!(error.to_string().contains("No space left on device"), "{error}");
                     // Nothing of it takes room, and nothing is damaged.
