@@ -11,3 +11,4 @@ mod limits;
 mod overlay;
 mod owner;
 mod soak;
+mod store;

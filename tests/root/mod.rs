@@ -1,3 +1,4 @@
 //! Tests of what only root can do. Each begins with `need!(Root);`.
 
 mod fixtures;
+mod store;

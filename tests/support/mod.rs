@@ -28,6 +28,7 @@
 #![allow(dead_code, reason = "the fixtures are for tests to come, and not every machine runs all of them")]
 
 pub(crate) mod image;
+pub(crate) mod importer;
 pub(crate) mod leftovers;
 pub(crate) mod needs;
 pub(crate) mod owner;

@@ -24,10 +24,39 @@ pub(crate) enum Command {
     Push(Push),
     /// List the images that are here
     Images(List),
+    Inspect(Inspect),
+    Tag(Tag),
+    Rmi(Remove),
+    Prune(Prune),
+    Check(Check),
+    Save(Save),
+    Load(Load),
+    Import(Import),
+    /// Images, by the names that docker-image(1) has for what is done with them
+    #[command(subcommand, disable_help_subcommand = true)]
+    Image(ImageCommand),
     /// List the containers that run, of this program and of others with the same --root
     Ps(List),
     Stop(Stop),
     Kill(Kill),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    Pull(Pull),
+    Push(Push),
+    /// List the images that are here
+    #[command(visible_alias = "list")]
+    Ls(List),
+    Inspect(Inspect),
+    Tag(Tag),
+    #[command(visible_alias = "remove")]
+    Rm(Remove),
+    Prune(Prune),
+    Check(Check),
+    Save(Save),
+    Load(Load),
+    Import(Import),
 }
 
 const RUN_USAGE: &str = "coracle run [OPTIONS] IMAGE [COMMAND] [ARG]...
@@ -232,6 +261,124 @@ pub(crate) struct Push {
     /// No progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// Print all that is known of images, as JSON with Docker's names
+///
+/// An array with an object for each image. Id is the digest of the config, Digest that of the manifest; Layers tells of each layer
+/// whether its blob is stored and whether it's unpacked, with its size in bytes; Added is when the name came here, in seconds
+/// since 1970.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Names, ids, or the beginnings of ids
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+/// Give an image another name
+///
+/// If the name meant another image, it doesn't any more; that image stays until it's removed or pruned.
+#[derive(Debug, Args)]
+pub(crate) struct Tag {
+    /// A name, an id, or the beginning of one
+    pub(crate) source: String,
+
+    /// NAME[:TAG]; the tag is `latest` unless it's said
+    pub(crate) target: String,
+}
+
+/// Remove names of images, and with the last name the image
+///
+/// Prints what was untagged and deleted. An image that a container or a pull uses isn't removed: exit code 1. An id removes the
+/// image with the one name that it has. Layers that other images have stay.
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Take the names away though the image is in use, and all names of an image that is named by its id; `coracle prune` removes
+    /// the rest once nobody uses it
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Names, ids, or the beginnings of ids
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+/// Remove what no image needs any more
+///
+/// That is: what was behind a name that means another image now, what interrupted pulls left, and with --all every image that no
+/// container and no pull uses. Pulls and containers go on meanwhile, those of other programs too. Prints what went.
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Remove all images that nobody uses, not only what has no name
+    #[arg(short, long)]
+    pub(crate) all: bool,
+
+    /// Don't ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// Check all images, blobs and unpacked layers
+///
+/// Hashes every blob, and compares every file of every unpacked layer with what was recorded when it was unpacked. Prints a line
+/// for each path that isn't as it should be. Exits with 1 if something is wrong, and stays so.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Move away what is damaged, so that the next pull, load or run brings it anew; what a container uses stays
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+/// Write images into one archive
+///
+/// It's a tar archive that `docker load`, `podman load`, skopeo (as docker-archive: and as oci-archive:) and `coracle load` read. The
+/// same images make the same bytes.
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    /// Write to this file, which appears when it's whole, and not to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Names, ids, or the beginnings of ids
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+/// Bring in the images of an archive
+///
+/// Archives of `docker save`, `podman save`, `skopeo copy` and `coracle save`, plain or compressed by gzip or zstd, whatever the file
+/// is called; or a directory in the OCI image layout. All of it or nothing. Prints the names.
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// Read this file or directory, and not standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// No progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// Make a root file system an image of one layer
+///
+/// FILE is a tar archive, plain or compressed by gzip or zstd, as `docker export` or `tar -C DIR -c .` make it. Prints the image's id.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// Change the image's config, as in a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub(crate) change: Vec<String>,
+
+    /// A message for the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+
+    /// The archive; - is standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+
+    /// NAME[:TAG] of the image
+    #[arg(value_name = "NAME", default_value = "localhost/imported:latest")]
+    pub(crate) name: String,
 }
 
 // No doc comment: it would stand in the help of the commands that list, which have their own.

@@ -1,10 +1,12 @@
-//! `coracle pull`, `coracle push` and `coracle images`.
+//! Images that are here: `coracle pull`, `push`, `images`, `inspect`, `tag`, `rmi`, `prune`, `check`.
 
-use crate::arguments::{Format, List, Pull, Push};
+use crate::arguments::{Check, Format, Inspect, List, Prune, Pull, Push, Remove, Tag};
 use crate::failure::Failure;
 use crate::progress::Meter;
 use crate::{json, table};
+use coracle_container::{Removed, SweptKind};
 use indicatif::DecimalBytes;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -75,6 +77,7 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &List) -> Result<u8, Failur
                     ("platform", json::string(&image.platform.to_string())),
                     ("size", image.size.to_string()),
                     ("created", image.created.as_deref().map_or("null".into(), json::string)),
+                    ("id", json::string(&image.id.to_string())),
                 ];
                 json::object(members) + "\n"
             })
@@ -82,6 +85,114 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &List) -> Result<u8, Failur
     };
     table::print(&text)?;
     Ok(0)
+}
+
+pub(crate) fn inspect(root: Option<PathBuf>, arguments: &Inspect) -> Result<u8, Failure> {
+    let failed = |error| Failure::from(error).code(1);
+    let engine = crate::engine(root).map_err(failed)?;
+    let (mut found, mut code) = (Vec::new(), 0);
+    for name in &arguments.images {
+        match engine.inspect_image(name) {
+            Ok(inspection) => found.push(inspection),
+            Err(error) => code = failed(error).tell(),
+        }
+    }
+    // What was found is printed, and what wasn't is said: docker-inspect(1) does so.
+    let text = serde_json::to_string_pretty(&found).map_err(|error| Failure::new(format!("can't write JSON: {error}")).code(1))?;
+    table::print(&(text + "\n"))?;
+    Ok(code)
+}
+
+pub(crate) fn tag(root: Option<PathBuf>, arguments: &Tag) -> Result<u8, Failure> {
+    let tagged = crate::engine(root).and_then(|engine| engine.tag_image(&arguments.source, &arguments.target));
+    tagged.map_err(|error| Failure::from(error).code(1))?;
+    Ok(0)
+}
+
+pub(crate) fn remove(root: Option<PathBuf>, arguments: &Remove) -> Result<u8, Failure> {
+    let failed = |error| Failure::from(error).code(1);
+    let engine = crate::engine(root).map_err(failed)?;
+    let mut code = 0;
+    for name in &arguments.images {
+        match engine.remove_image(name, arguments.force) {
+            Ok(removed) => table::print(&words(&removed, "Untagged", "Deleted"))?,
+            Err(error) => code = failed(error).tell(),
+        }
+    }
+    // Dropping the engine unlinks what was removed.
+    drop(engine);
+    Ok(code)
+}
+
+/// What was removed, a thing a line.
+fn words(removed: &Removed, untagged: &str, deleted: &str) -> String {
+    let names = removed.untagged.iter().map(|reference| format!("{untagged}: {}\n", reference.familiar()));
+    let images = removed.deleted.iter().map(|digest| format!("{deleted}: {digest}\n"));
+    let things = removed.swept.iter().filter_map(|swept| {
+        let digest = swept.digest.as_ref()?;
+        (swept.kind == SweptKind::Layer || swept.kind == SweptKind::Blob)
+            .then_some(digest)
+            .filter(|digest| !removed.deleted.contains(digest))
+            .map(|digest| format!("{deleted}: {digest}\n"))
+    });
+    let mut lines: Vec<String> = names.chain(images).chain(things).collect();
+    // A plain layer's blob and the layer have the same digest.
+    let mut seen = std::collections::HashSet::new();
+    lines.retain(|line| seen.insert(line.clone()));
+    lines.concat()
+}
+
+pub(crate) fn prune(root: Option<PathBuf>, arguments: &Prune) -> Result<u8, Failure> {
+    let failed = |error| Failure::from(error).code(1);
+    let engine = crate::engine(root).map_err(failed)?;
+    if !arguments.force {
+        let what = if arguments.all { "all images that nobody uses" } else { "everything that no image needs" };
+        let _ = write!(std::io::stderr(), "This removes {what}. Go on? [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        if read.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Err(Failure::new("nothing was removed: the answer wasn't `y`".into()).code(1));
+        }
+    }
+    let removed = engine.prune_images(arguments.all).map_err(failed)?;
+    let list = words(&removed, "untagged", "deleted");
+    let head = if list.is_empty() { "" } else { "Deleted Images:\n" };
+    let gap = if list.is_empty() { "" } else { "\n" };
+    table::print(&format!("{head}{list}{gap}Total reclaimed space: {}\n", DecimalBytes(removed.bytes())))?;
+    drop(engine);
+    Ok(0)
+}
+
+pub(crate) fn check(root: Option<PathBuf>, arguments: &Check) -> Result<u8, Failure> {
+    let failed = |error| Failure::from(error).code(1);
+    let engine = crate::engine(root).map_err(failed)?;
+    let checked = crate::block_on(async { engine.check_images(arguments.repair).await.map_err(failed) })?;
+    let mut text = String::new();
+    let (mut wrong, mut left) = (0, 0);
+    for fault in checked.layers.faults.iter().chain(&checked.store.faults) {
+        wrong += 1;
+        left += usize::from(!fault.repaired);
+        let moved = if fault.repaired { " (moved away)" } else { "" };
+        text += &format!("{} {}{moved}\n", table::plain(&fault.path.display().to_string()), table::plain(&fault.what));
+    }
+    let (store, layers) = (&checked.store, &checked.layers);
+    text += &format!(
+        "checked {} images, {} blobs of {}, {} layers with {} files: {wrong} faults\n",
+        store.images,
+        store.blobs,
+        DecimalBytes(store.bytes),
+        layers.layers,
+        layers.files,
+    );
+    if layers.unread > 0 {
+        text += &format!("{} files belong to other users of containers, and weren't read\n", layers.unread);
+    }
+    if layers.unrecorded > 0 {
+        text += &format!("{} layers have no record: an older version unpacked them\n", layers.unrecorded);
+    }
+    table::print(&text)?;
+    drop(engine);
+    Ok(u8::from(left > 0))
 }
 
 /// A name's repository and tag.

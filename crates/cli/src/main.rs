@@ -4,6 +4,7 @@
 //! nothing to standard output, which is the container's.
 #![forbid(unsafe_code)]
 
+mod archives;
 mod arguments;
 mod detached;
 mod environment;
@@ -17,7 +18,7 @@ mod ps;
 mod run;
 mod table;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, ImageCommand};
 use clap::Parser;
 use coracle_container::{Engine, Error, RegistryClient};
 use failure::Failure;
@@ -36,9 +37,17 @@ fn main() -> ExitCode {
     };
     let done = match command {
         Command::Run(arguments) => life::run(root, *arguments),
-        Command::Pull(arguments) => images::pull(root, arguments),
-        Command::Push(arguments) => images::push(root, arguments),
-        Command::Images(arguments) => images::list(root, &arguments),
+        Command::Pull(arguments) | Command::Image(ImageCommand::Pull(arguments)) => images::pull(root, arguments),
+        Command::Push(arguments) | Command::Image(ImageCommand::Push(arguments)) => images::push(root, arguments),
+        Command::Images(arguments) | Command::Image(ImageCommand::Ls(arguments)) => images::list(root, &arguments),
+        Command::Inspect(arguments) | Command::Image(ImageCommand::Inspect(arguments)) => images::inspect(root, &arguments),
+        Command::Tag(arguments) | Command::Image(ImageCommand::Tag(arguments)) => images::tag(root, &arguments),
+        Command::Rmi(arguments) | Command::Image(ImageCommand::Rm(arguments)) => images::remove(root, &arguments),
+        Command::Prune(arguments) | Command::Image(ImageCommand::Prune(arguments)) => images::prune(root, &arguments),
+        Command::Check(arguments) | Command::Image(ImageCommand::Check(arguments)) => images::check(root, &arguments),
+        Command::Save(arguments) | Command::Image(ImageCommand::Save(arguments)) => archives::save(root, arguments),
+        Command::Load(arguments) | Command::Image(ImageCommand::Load(arguments)) => archives::load(root, arguments),
+        Command::Import(arguments) | Command::Image(ImageCommand::Import(arguments)) => archives::import(root, arguments),
         Command::Ps(arguments) => ps::list(root, &arguments),
         Command::Stop(arguments) => detached::stop(root, &arguments),
         Command::Kill(arguments) => detached::kill(root, &arguments),

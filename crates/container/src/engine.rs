@@ -10,9 +10,10 @@
 use crate::container::Container;
 use crate::error::Error;
 use crate::image;
+use crate::images::Emptying;
 use crate::state::{ContainerSummary, Description};
 use coracle_cgroups::{Hierarchies, Limits, Owner, Placement, Reason};
-use coracle_image::{Digest, Platform, Progress, Store};
+use coracle_image::{Digest, Durability, Platform, Progress, Store};
 use coracle_layers::{LayerStore, Options, Ownership};
 use coracle_spawn::{IdMap, Record};
 use std::fs::DirBuilder;
@@ -44,6 +45,10 @@ pub(crate) struct Inner {
     opening: Mutex<()>,
     #[cfg(feature = "registry")]
     pub(crate) registries: coracle_image::RegistryClient,
+    durability: Durability,
+    keep_blobs: bool,
+    /// Threads that unlink what was removed.
+    pub(crate) emptying: Emptying,
 }
 
 /// Chooses where an [`Engine`] keeps things.
@@ -55,6 +60,8 @@ pub struct EngineBuilder {
     make_room: bool,
     #[cfg(feature = "registry")]
     registries: coracle_image::RegistryClient,
+    durability: Durability,
+    drop_blobs: bool,
 }
 
 static DEFAULT: Mutex<Option<Engine>> = Mutex::new(None);
@@ -93,8 +100,8 @@ impl Engine {
         if let Some(stores) = self.0.images.get() {
             return Ok(stores);
         }
-        let store = Store::open(&self.0.root)?;
-        let options = match &self.0.id_map {
+        let store = Store::open(&self.0.root)?.durability(self.0.durability).keep_blobs(self.0.keep_blobs);
+        let mut options = match &self.0.id_map {
             None => Options::root(),
             Some(map) if map.is_single() => Options::user(Ownership::Squash),
             Some(_) => Options::user(Ownership::Defer),
@@ -102,7 +109,12 @@ impl Engine {
         // A user who gets sub-ids later needs other owners on disk: those layers are kept apart.
         let directory = if options.ownership == Ownership::Squash { self.0.root.join("single") } else { self.0.root.clone() };
         make_private(&directory)?;
+        options.durability = self.0.durability;
         let layers = LayerStore::open(&directory, options)?;
+        // What one left that was killed.
+        if store.has_trash() || layers.has_trash() {
+            self.0.emptying.begin(&store, &layers, self.0.id_map.as_ref());
+        }
         Ok(self.0.images.get_or_init(|| (store, layers)))
     }
 
@@ -254,6 +266,20 @@ impl EngineBuilder {
         self
     }
 
+    /// What survives a crash of the machine, of the images that this engine brings in; [`Durability::Image`], unless this says
+    /// otherwise.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Whether the blobs of layers, most often compressed, stay once their layers are unpacked; yes unless this says otherwise.
+    /// Without them an image takes half the room or less, and can't be saved or pushed.
+    pub fn keep_blobs(mut self, yes: bool) -> Self {
+        self.drop_blobs = !yes;
+        self
+    }
+
     /// Makes the directory if it isn't there, looks at the host, and takes back what dead containers left. Blocks.
     ///
     /// # Errors
@@ -284,6 +310,9 @@ impl EngineBuilder {
             opening: Mutex::new(()),
             #[cfg(feature = "registry")]
             registries: self.registries,
+            durability: self.durability,
+            keep_blobs: !self.drop_blobs,
+            emptying: Emptying::default(),
         };
         let engine = Engine(Arc::new(inner));
         engine.sweep()?;
@@ -335,6 +364,8 @@ pub struct ImageSummary {
     pub size: u64,
     /// When it was made, as its makers wrote it (RFC 3339).
     pub created: Option<String>,
+    /// The digest of its config, which Docker calls the image's id.
+    pub id: Digest,
 }
 
 impl ImageSummary {
@@ -345,6 +376,7 @@ impl ImageSummary {
             platform: image.platform.clone(),
             size: image.layers.iter().map(|layer| layer.size).sum(),
             created: image.config.created.clone(),
+            id: image.id.clone(),
         }
     }
 }

@@ -3,9 +3,10 @@
 use crate::background;
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
-use coracle_image::{Image, OciLayout, Platform, Progress, Reference, Store};
+use coracle_image::{Image, Lease, OciLayout, Platform, Progress, Reference, Store};
 use coracle_layers::{LayerStore, read_ownership};
 use coracle_spawn::{OwnerChange, change_owners};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 #[cfg(feature = "registry")]
@@ -19,7 +20,7 @@ pub(crate) struct Ready {
     pub(crate) image: Image,
     /// Topmost first.
     pub(crate) lower: Vec<PathBuf>,
-    pub(crate) lease: coracle_image::Lease,
+    pub(crate) lease: Lease,
 }
 
 /// A name that can't be one.
@@ -31,10 +32,12 @@ pub(crate) fn parse(reference: &str) -> Result<Reference, Problem> {
 pub(crate) async fn from_reference(engine: &Engine, reference: Reference, progress: Option<OnProgress>) -> Result<Ready, Error> {
     let (store, layers) = engine.images_store()?;
     let platform = Platform::host();
-    if let Some(image) = store.find(&reference, &platform)?
-        && store.is_unpacked(&image, layers)
-    {
-        return ready(engine, store, layers, image);
+    if let Some(image) = store.find(&reference, &platform)? {
+        // Before looking: what is looked at from here on stays until the container is gone.
+        let lease = store.lease(&image)?;
+        if store.is_unpacked(&image, layers) {
+            return ready(engine, layers, lease, image);
+        }
     }
     pull(engine, reference, platform, progress, false).await
 }
@@ -53,6 +56,8 @@ pub(crate) async fn pull(
     let (keep, dropped) = tokio::sync::oneshot::channel::<()>();
     let work = move || -> Result<Ready, Error> {
         let (store, layers) = engine.images_store()?;
+        // Nobody prunes what this pull finds or brings.
+        let store = &store.session()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| Error::State {
             attempted: "start a runtime to pull",
             path: reference.to_string().into(),
@@ -71,8 +76,8 @@ pub(crate) async fn pull(
         });
         // Nobody waits for the answer where there is none.
         let image = image.ok_or(Error::Lost)??;
-        layers.sync(&image.config.diff_ids)?;
-        ready(&engine, store, layers, image)
+        settle(store, layers, &image)?;
+        ready(&engine, layers, store.lease(&image)?, image)
     };
     let work = background::run("coracle-pull", work).map_err(|source| Error::State {
         attempted: "start a thread to pull into",
@@ -139,9 +144,10 @@ pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready,
     let engine = engine.clone();
     let work = move || {
         let (store, layers) = engine.images_store()?;
+        let store = &store.session()?;
         let image = OciLayout::open(&path)?.import(store, layers)?;
-        layers.sync(&image.config.diff_ids)?;
-        ready(&engine, store, layers, image)
+        settle(store, layers, &image)?;
+        ready(&engine, layers, store.lease(&image)?, image)
     };
     let work = background::run("coracle-import", work).map_err(|source| Error::State {
         attempted: "start a thread to import into",
@@ -151,10 +157,19 @@ pub(crate) async fn from_layout(engine: &Engine, path: PathBuf) -> Result<Ready,
     work.await
 }
 
-/// Puts unpacked layers together.
-fn ready(engine: &Engine, store: &Store, layers: &LayerStore, image: Image) -> Result<Ready, Error> {
-    // Before looking: what is looked at now stays until the container is gone.
-    let lease = store.lease(&image)?;
+/// Makes the layers of an image durable that was just brought in through a session of the store's: without another sync of the file
+/// system, where publishing the image has done that.
+pub(crate) fn settle(store: &Store, layers: &LayerStore, image: &Image) -> Result<(), Error> {
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+    match store.is_synced() && device(store.path()) == device(layers.path()) {
+        true => layers.synced(&image.config.diff_ids)?,
+        false => layers.sync(&image.config.diff_ids)?,
+    }
+    Ok(())
+}
+
+/// Puts unpacked layers together that a lease holds.
+fn ready(engine: &Engine, layers: &LayerStore, lease: Lease, image: Image) -> Result<Ready, Error> {
     let lower = layers.paths(&image.config.diff_ids)?;
     if let Some(map) = engine.0.id_map.as_ref().filter(|map| !map.is_single()) {
         for files in &lower {
@@ -175,7 +190,9 @@ fn give_owners(layer: &Path, files: &Path, map: &coracle_spawn::IdMap) -> Result
     }
     if let Some(deferred) = read_ownership(layer)? {
         // A directory comes before what is in it; so that it can be entered until the last, the order is turned.
-        let changes: Vec<_> = deferred.owners.iter().rev().map(|o| OwnerChange::new(&o.path, o.uid, o.gid, Some(o.mode))).collect();
+        // The root itself has no name in the record, and the kernel wants one.
+        let named = |path: &Path| if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() };
+        let changes: Vec<_> = deferred.owners.iter().rev().map(|o| OwnerChange::new(named(&o.path), o.uid, o.gid, Some(o.mode))).collect();
         change_owners(files, &changes, map)?;
     }
     std::fs::write(&marker, []).map_err(|source| Error::State { attempted: "write", path: marker, source })

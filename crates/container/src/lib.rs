@@ -4,7 +4,8 @@
 //! - [`output`](ContainerBuilder::output), [`status`](ContainerBuilder::status), [`spawn`](ContainerBuilder::spawn) and
 //!   [`run`](ContainerBuilder::run) end it. All that is wrong with a description is reported at once, before anything happens.
 //! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
-//! - [`Engine`] holds images and running containers below one directory; whoever says nothing gets one a process.
+//! - [`Engine`] holds images and running containers below one directory; whoever says nothing gets one a process. It pulls, lists,
+//!   inspects, tags, removes, prunes, checks, saves and loads images.
 //!
 //! ```no_run
 //! # async fn f() -> Result<(), coracle_container::Error> {
@@ -41,6 +42,7 @@ mod engine;
 mod error;
 mod exit;
 mod image;
+mod images;
 mod limits;
 mod lower;
 mod mount;
@@ -54,11 +56,12 @@ pub use container::Container;
 pub use coracle_cgroups::{Control, Enforced, Refusal};
 #[cfg(feature = "registry")]
 pub use coracle_image::RegistryClient;
-pub use coracle_image::{ImageConfig, Progress};
+pub use coracle_image::{Durability, Fault, ImageConfig, Inspection, LayerState, Progress, Removed, Swept, SweptKind};
 pub use coracle_spawn::{Capability, Left, Resource, Rlimit, Signal};
 pub use engine::{Engine, EngineBuilder, ImageSummary};
 pub use error::{Error, Problem};
 pub use exit::{ExitStatus, Output, Reason, Usage};
+pub use images::ImagesChecked;
 pub use limits::MemorySize;
 pub use mount::Mount;
 pub use network::Network;

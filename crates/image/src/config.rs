@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::shortened;
@@ -88,30 +88,64 @@ struct RawRootfs {
     diff_ids: Option<Vec<String>>,
 }
 
-#[derive(Deserialize, Default)]
+/// The member `config` of a config.
+#[derive(Deserialize, Serialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
-struct RawConfig {
+pub(crate) struct RawConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
     entrypoint: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cmd: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     env: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     working_dir: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stop_signal: Option<String>,
-    exposed_ports: Option<BTreeMap<String, IgnoredAny>>,
-    volumes: Option<BTreeMap<String, IgnoredAny>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exposed_ports: Option<BTreeMap<String, Nothing>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    volumes: Option<BTreeMap<String, Nothing>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     healthcheck: Option<RawHealthcheck>,
 }
 
+/// Go's `struct{}`: whatever stands there is ignored, and `{}` is written.
+#[derive(Default)]
+struct Nothing;
+
+impl<'de> Deserialize<'de> for Nothing {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Nothing, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Nothing)
+    }
+}
+
+impl Serialize for Nothing {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        serializer.serialize_map(Some(0))?.end()
+    }
+}
+
 /// Durations are nanoseconds.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Serialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct RawHealthcheck {
+    #[serde(skip_serializing_if = "Option::is_none")]
     test: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     interval: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     start_period: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     start_interval: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     retries: Option<i64>,
 }
 
@@ -135,8 +169,7 @@ impl ImageConfig {
         let raw: Raw = from_json(bytes)?;
         let diff_ids = raw.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
         let diff_ids: Result<Vec<Digest>, _> = diff_ids.iter().map(|d| d.parse::<Digest>()).collect();
-        let named = |text: Option<String>| text.filter(|t| !t.is_empty());
-        let config = raw.config.unwrap_or_default();
+        let config = ImageConfig::from(raw.config.unwrap_or_default());
         Ok(ImageConfig {
             platform: match (named(raw.os), named(raw.architecture)) {
                 (Some(os), Some(architecture)) => {
@@ -148,6 +181,21 @@ impl ImageConfig {
                 }
                 _ => None,
             },
+            diff_ids: diff_ids.map_err(|e| DocumentError(format!("diff_ids: {}", shortened(&e.to_string()))))?,
+            created: named(raw.created),
+            ..config
+        })
+    }
+}
+
+fn named(text: Option<String>) -> Option<String> {
+    text.filter(|t| !t.is_empty())
+}
+
+impl From<RawConfig> for ImageConfig {
+    fn from(config: RawConfig) -> ImageConfig {
+        ImageConfig {
+            platform: None,
             entrypoint: config.entrypoint.unwrap_or_default(),
             cmd: config.cmd.unwrap_or_default(),
             env: config.env.unwrap_or_default(),
@@ -158,9 +206,38 @@ impl ImageConfig {
             volumes: config.volumes.unwrap_or_default().into_keys().collect(),
             labels: config.labels.unwrap_or_default(),
             healthcheck: config.healthcheck.map(Healthcheck::from),
-            diff_ids: diff_ids.map_err(|e| DocumentError(format!("diff_ids: {}", shortened(&e.to_string()))))?,
-            created: named(raw.created),
-        })
+            diff_ids: Vec::new(),
+            created: None,
+        }
+    }
+}
+
+impl From<&ImageConfig> for RawConfig {
+    fn from(config: &ImageConfig) -> RawConfig {
+        let list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
+        let keys = |set: &BTreeSet<String>| (!set.is_empty()).then(|| set.iter().map(|key| (key.clone(), Nothing)).collect());
+        RawConfig {
+            entrypoint: list(&config.entrypoint),
+            cmd: list(&config.cmd),
+            env: list(&config.env),
+            user: config.user.clone(),
+            working_dir: config.working_dir.clone(),
+            stop_signal: config.stop_signal.clone(),
+            exposed_ports: keys(&config.exposed_ports),
+            volumes: keys(&config.volumes),
+            labels: (!config.labels.is_empty()).then(|| config.labels.clone()),
+            healthcheck: config.healthcheck.as_ref().map(|health| {
+                let time = |time: Option<Duration>| time.and_then(|time| i64::try_from(time.as_nanos()).ok());
+                RawHealthcheck {
+                    test: list(&health.test),
+                    interval: time(health.interval),
+                    timeout: time(health.timeout),
+                    start_period: time(health.start_period),
+                    start_interval: time(health.start_interval),
+                    retries: health.retries.map(i64::from),
+                }
+            }),
+        }
     }
 }
 

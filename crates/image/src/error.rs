@@ -252,6 +252,74 @@ pub enum Error {
         available: Vec<String>,
     },
 
+    /// A file isn't an archive of images, or not one that can be trusted. Nothing of it was kept.
+    #[error("can't use the archive {archive}: {why}")]
+    #[non_exhaustive]
+    Archive {
+        /// The file, or `standard input` and the like.
+        archive: String,
+        /// What is wrong, and where.
+        why: String,
+    },
+
+    /// No image has that name here.
+    #[error("no image {image} is here")]
+    #[non_exhaustive]
+    NoSuchImage {
+        /// What was asked for.
+        image: String,
+    },
+
+    /// The beginning of an id fits several images.
+    #[error("{name} may be any of {}", list(ids))]
+    #[non_exhaustive]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// The ids it fits.
+        ids: Vec<String>,
+    },
+
+    /// An image can't be removed, because somebody would miss it.
+    #[error("can't remove the image {image}: {why}")]
+    #[non_exhaustive]
+    InUse {
+        /// What was to be removed.
+        image: String,
+        /// Who would miss it.
+        why: String,
+    },
+
+    /// The blob of a layer isn't in the store: it was dropped once the layer was unpacked.
+    #[error("can't export {image}: the blob of layer {index} ({digest}) isn't in the store")]
+    #[non_exhaustive]
+    NoBlob {
+        /// The image.
+        image: String,
+        /// The layer's place, the lowest being 0.
+        index: usize,
+        /// The blob.
+        digest: Box<Digest>,
+    },
+
+    /// A change to an image's config can't be understood.
+    #[error("can't make the change {change:?}: {why}")]
+    #[non_exhaustive]
+    Change {
+        /// As it was written.
+        change: String,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// Unpacked layers that nobody needs couldn't be removed.
+    #[error("can't remove unneeded layers: {source}")]
+    #[non_exhaustive]
+    Sweep {
+        /// What the sink said.
+        source: SinkError,
+    },
+
     /// A store was made by a newer version.
     #[error("the store {} has the format {found:?}, and this version of Coracle knows {known}", path.display())]
     #[non_exhaustive]
@@ -375,6 +443,18 @@ impl Error {
             Error::NotALayout { .. } => "`skopeo copy docker://IMAGE oci:DIRECTORY:NAME` makes one".into(),
             Error::NoSuchName { available, .. } if available.is_empty() => return None,
             Error::NoSuchName { .. } => "choose one of its names".into(),
+            Error::Archive { .. } => {
+                "archives of `docker save`, `podman save`, `skopeo copy` and `coracle save` are known, plain or compressed by gzip or \
+                 zstd; a root file system without a manifest is imported"
+                    .into()
+            }
+            Error::NoSuchImage { .. } => "pull or load it first; `coracle images` lists what is here".into(),
+            Error::Ambiguous { .. } => "write more of it".into(),
+            Error::InUse { .. } => "end what uses it, or force it: then the names go now, and the rest once nobody uses it".into(),
+            Error::NoBlob { .. } => "bring the image in again with `keep_blobs`: pull, load or import it".into(),
+            Error::Change { .. } => {
+                "known are CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME and WORKDIR, as in a Dockerfile".into()
+            }
             Error::StoreVersion { .. } => "use a newer version of Coracle, or another directory for the store".into(),
             Error::StoreOwner { .. } => "use another directory for the store".into(),
             Error::Disk { path, source, .. } => match source.kind() {
@@ -387,6 +467,7 @@ impl Error {
             Error::Registry { .. }
             | Error::Document { .. }
             | Error::Sink { .. }
+            | Error::Sweep { .. }
             | Error::Stopped { .. }
             | Error::Unsafe { .. }
             | Error::Blocked { .. }

@@ -16,6 +16,8 @@ pub struct Image {
     pub platform: Platform,
     /// The digest of its manifest, Docker's "repo digest" where the image is for one platform only.
     pub digest: Digest,
+    /// The digest of its config, what Docker calls the image's id: the same whatever the layers were compressed with.
+    pub id: Digest,
     /// What to run, and how.
     pub config: ImageConfig,
     /// The layers, the lowest first.

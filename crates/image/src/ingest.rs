@@ -41,6 +41,7 @@ pub(crate) struct Ingest {
     /// For errors: of what, and which part.
     image: String,
     part: String,
+    store: Store,
     /// The file was renamed or removed.
     gone: bool,
 }
@@ -54,6 +55,7 @@ pub(crate) enum Begin {
 
 impl Ingest {
     pub(crate) fn begin(store: &Store, digest: &Digest, size: u64, image: &str, part: &str) -> Result<Begin, Error> {
+        store.name([digest])?;
         let name = format!("{}-{}.partial", digest.algorithm().as_str(), digest.hex());
         let path = store.path().join("ingest").join(name);
         loop {
@@ -80,6 +82,7 @@ impl Ingest {
                 size,
                 image: image.to_owned(),
                 part: part.to_owned(),
+                store: store.clone(),
                 gone: false,
             }));
         }
@@ -127,12 +130,14 @@ pub(crate) struct Flow {
 struct Sinking {
     writer: Box<dyn LayerWriter>,
     layer: LayerInfo,
+    /// Whether the layer will be in the sink afterwards.
+    keeps: bool,
 }
 
 impl Sinking {
     fn begin(sink: &dyn LayerSink, layer: &LayerInfo) -> Result<Sinking, Error> {
         let writer = sink.begin(layer).map_err(|e| sink_failed(layer, e))?;
-        Ok(Sinking { writer, layer: layer.clone() })
+        Ok(Sinking { writer, layer: layer.clone(), keeps: sink.keeps() })
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
@@ -252,18 +257,35 @@ impl Flow {
             self.ingest.remove();
             return Err(error);
         }
+        let store = &self.ingest.store;
         // The blob is right: it's kept, whatever its sink says.
         let sunk = match (self.failure, self.sink) {
             (Some(failure), _) => Err(failure),
-            (None, Some(sink)) => sink.finish(),
-            (None, None) => Ok(()),
+            (None, Some(sink)) => {
+                let may_go = sink.keeps && !store.keeps_blobs();
+                sink.finish().map(|()| may_go)
+            }
+            (None, None) => Ok(false),
         };
+        if let Ok(true) = sunk {
+            self.ingest.remove();
+            return Ok(());
+        }
+        if store.syncs_layers() {
+            self.ingest.file.sync_all().map_err(disk("sync", &self.ingest.path))?;
+        }
         let blob = &self.ingest.blob;
         let dir = blob.parent().expect("a blob is in a directory");
         let _ = fs::DirBuilder::new().mode(0o700).create(dir);
         fs::rename(&self.ingest.path, blob).map_err(disk("make the blob", blob))?;
         self.ingest.gone = true;
-        sunk
+        sunk.map(|_| ())
+    }
+
+    /// Gives the right back, and forgets what came.
+    pub(crate) fn discard(self) {
+        drop(self.sink);
+        self.ingest.discard();
     }
 }
 
@@ -279,6 +301,7 @@ pub(crate) enum Prepared {
 
 /// Finds out what there is of a layer, and unpacks it if its blob is in the store.
 pub(crate) fn prepare(store: &Store, layer: &LayerInfo, sink: &dyn LayerSink, image: &str) -> Result<Prepared, Error> {
+    store.name([&layer.digest, &layer.diff_id])?;
     if sink.contains(layer) {
         return Ok(Prepared::Done);
     }

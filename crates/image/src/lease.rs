@@ -2,8 +2,9 @@
 //!
 //! The kernel drops a flock when the last descriptor of it is closed, so a lease can't outlive what needs it, and needs no expiry.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -34,8 +35,7 @@ impl Lease {
         let create = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             flock(file.as_fd(), FlockOperation::LockExclusive)?;
-            let lines: String = digests.into_iter().map(|d| format!("{d}\n")).collect();
-            file.write_all(lines.as_bytes())?;
+            file.write_all(lines(digests).as_bytes())?;
             fs::rename(&temporary, &path)?;
             Ok(file)
         };
@@ -48,6 +48,36 @@ impl Lease {
         }
     }
 
+    /// Protects more.
+    pub(crate) fn add(&mut self, store: &Store, digests: &[&Digest]) -> Result<(), Error> {
+        let _nobody_deletes = store.share()?;
+        let mut file = self.file.as_ref().expect("a lease has its file until it's dropped");
+        file.write_all(lines(digests.iter().copied()).as_bytes()).map_err(disk("add to the lease", &self.path))
+    }
+
+    /// What live leases of a store name. Files of dead ones are removed. The caller holds the store's lock alone.
+    pub(crate) fn live(store: &Store) -> Result<HashSet<Digest>, Error> {
+        let dir = store.path().join("leases");
+        let mut named = HashSet::new();
+        for entry in fs::read_dir(&dir).map_err(disk("read", &dir))? {
+            let path = entry.map_err(disk("read", &dir))?.path();
+            let mut file = match File::open(&path) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(disk("open", &path)(e)),
+            };
+            match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => drop(fs::remove_file(&path)),
+                Err(_) => {
+                    let mut text = String::new();
+                    file.read_to_string(&mut text).map_err(disk("read", &path))?;
+                    named.extend(text.lines().filter_map(|line| line.parse::<Digest>().ok()));
+                }
+            }
+        }
+        Ok(named)
+    }
+
     /// The file of the lease; it may go when the lease does.
     pub fn path(&self) -> &std::path::Path {
         &self.path
@@ -57,6 +87,10 @@ impl Lease {
     pub fn into_fd(mut self) -> OwnedFd {
         self.file.take().expect("a lease has its file until it's dropped").into()
     }
+}
+
+fn lines<'a>(digests: impl IntoIterator<Item = &'a Digest>) -> String {
+    digests.into_iter().map(|digest| format!("{digest}\n")).collect()
 }
 
 impl AsFd for Lease {

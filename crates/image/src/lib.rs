@@ -4,7 +4,9 @@
 //! * [`Document`], [`Manifest`], [`Index`], [`Descriptor`], [`ImageConfig`]: what an image says of itself. Parsing is a pure function
 //!   of bytes.
 //! * [`Store`]: the directory of images. [`Image`]: one that is in it. [`Lease`]: the right to find it there later.
-//! * [`OciLayout`]: imports from a directory. With the feature `registry`, on by default: [`Puller`] pulls from a registry, [`Pusher`]
+//! * [`Store::tag`], [`Store::remove`], [`Store::prune`], [`Store::check`], [`Store::inspect`]: what is done with images that are here.
+//! * [`OciLayout`]: imports from a directory. With the feature `archive`, on by default: [`Archive`], [`RootfsArchive`] and [`Export`],
+//!   from and into files. With the feature `registry`, on by default: [`Puller`] pulls from a registry, [`Pusher`]
 //!   pushes to one, [`RegistryClient`] says how registries are reached and asks them for tags, referrers and deletions; a [`Verifier`] has
 //!   a word on what may be unpacked.
 //! * [`LayerSink`], [`LayerWriter`]: where the layers go while they arrive; `coracle-layers` unpacks them. [`Progress`]: how far it is.
@@ -31,12 +33,22 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("coracle-image runs on Linux only");
 
+#[cfg(feature = "archive")]
+mod archive;
+#[cfg(feature = "archive")]
+mod change;
+mod check;
+mod collect;
 mod config;
 mod descriptor;
 mod digest;
 mod error;
+#[cfg(feature = "archive")]
+mod export;
 mod image;
+mod import;
 mod ingest;
+mod inspection;
 mod lease;
 mod manifest;
 mod oci_layout;
@@ -45,14 +57,26 @@ mod progress;
 mod reference;
 #[cfg(feature = "registry")]
 mod registry;
+#[cfg(feature = "archive")]
+mod rootfs;
 mod sink;
 mod store;
+mod trash;
 
+#[cfg(feature = "archive")]
+pub use archive::Archive;
+#[cfg(feature = "archive")]
+pub use change::Change;
+pub use check::{Checked, Fault};
+pub use collect::{Needs, Removed};
 pub use config::{CONFIG_MAX, Healthcheck, ImageConfig};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};
 pub use error::{Error, Verb, VerifyError};
+#[cfg(feature = "archive")]
+pub use export::Export;
 pub use image::Image;
+pub use inspection::{Inspection, LayerState};
 pub use lease::Lease;
 pub use manifest::{Document, DocumentError, Index, MANIFEST_MAX, Manifest};
 pub use oci_layout::OciLayout;
@@ -64,8 +88,10 @@ pub use reference::{ParseReferenceError, Reference};
 pub use registry::fuzz as fuzz_registry;
 #[cfg(feature = "registry")]
 pub use registry::{Candidate, Puller, Pulling, Pusher, RawManifest, RegistryClient, Verdict, Verifier};
-pub use sink::{LayerInfo, LayerSink, LayerWriter, NoSink, SinkError};
-pub use store::Store;
+#[cfg(feature = "archive")]
+pub use rootfs::RootfsArchive;
+pub use sink::{LayerInfo, LayerSink, LayerWriter, NoSink, SinkError, Swept, SweptKind};
+pub use store::{Durability, Store};
 
 /// The README's program compiles.
 #[cfg(all(doctest, feature = "registry"))]

@@ -2,29 +2,28 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::num::NonZero;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Deserialize;
 
-use crate::config::CONFIG_MAX;
 use crate::descriptor::Descriptor;
 use crate::digest::Digest;
 use crate::error::{Error, disk, shortened};
 use crate::image::Image;
-use crate::ingest::{Flow, Prepared, prepare};
+use crate::import::{Blobs, Import, Report};
 use crate::manifest::{Document, Index, MANIFEST_MAX};
 use crate::platform::Platform;
-use crate::progress::{Progress, STEP};
+use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::sink::{LayerInfo, LayerSink};
-use crate::store::{PATIENCE, Record, Store, image};
+use crate::sink::LayerSink;
+use crate::store::Store;
 
 /// The annotation that names an image in a layout's index.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// The annotation by which containerd, Docker and we tell the whole reference, where [`REF_NAME`] is the tag alone.
+pub(crate) const FULL_NAME: &str = "io.containerd.image.name";
 
 /// How deep indexes may lie in indexes.
 pub(crate) const DEPTH: usize = 3;
@@ -48,7 +47,7 @@ pub struct OciLayout<'a> {
     name: Option<String>,
     platform: Platform,
     reference: Option<Reference>,
-    progress: Option<Box<dyn Fn(Progress) + Send + Sync + 'a>>,
+    progress: Report<'a>,
 }
 
 #[derive(Deserialize)]
@@ -134,103 +133,9 @@ impl<'a> OciLayout<'a> {
     /// [`Error::NoSuchName`], [`Error::NoSuchPlatform`], [`Error::Corrupt`], [`Error::Document`], [`Error::Sink`], [`Error::Disk`].
     pub fn import(&self, store: &Store, sink: &dyn LayerSink) -> Result<Image, Error> {
         let entry = self.entry()?;
-        let reference = self.reference_for(entry);
-        self.report(Progress::Resolving { reference: reference.clone() });
-
-        let (mut descriptor, mut depth) = (entry.clone(), 0);
-        let manifest = loop {
-            let bytes = self.document(&descriptor, "the manifest", MANIFEST_MAX)?;
-            let document =
-                Document::parse(&bytes).map_err(|source| Error::Document { image: self.shown(), part: "the manifest".into(), source })?;
-            store.put(&descriptor.digest, &bytes, &self.shown(), "the manifest")?;
-            match document {
-                Document::Manifest(manifest) => break manifest,
-                Document::Index(index) if depth < DEPTH => {
-                    descriptor = index.choose(&self.platform).cloned().ok_or_else(|| Error::NoSuchPlatform {
-                        image: self.shown(),
-                        wanted: Box::new(self.platform.clone()),
-                        available: index.platforms(),
-                    })?;
-                    depth += 1;
-                }
-                Document::Index(_) => {
-                    return Err(Error::NotALayout { path: self.dir.clone(), why: "its indexes lie too deep".into() });
-                }
-            }
-        };
-        let config = self.document(&manifest.config, "the config", CONFIG_MAX)?;
-        store.put(&manifest.config.digest, &config, &self.shown(), "the config")?;
-        let image = image(reference, self.platform.clone(), descriptor.digest.clone(), &manifest, &config)?;
-        let _lease = store.lease(&image)?;
-        self.layers(&image, store, sink)?;
-
-        let record = Record::new(&image.reference, &image.platform, &entry.digest, &image.digest);
-        if store.record(&image.reference, &image.platform)?.as_ref() != Some(&record) {
-            store.publish(&record)?;
-        }
-        self.report(Progress::Done { reference: image.reference.clone(), digest: image.digest.clone() });
-        Ok(image)
-    }
-
-    /// All layers, the largest first, as many at once as there are cores.
-    fn layers(&self, image: &Image, store: &Store, sink: &dyn LayerSink) -> Result<(), Error> {
-        let mut layers: Vec<&LayerInfo> = image.layers.iter().collect();
-        layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
-        let next = AtomicUsize::new(0);
-        let failure: Mutex<Option<Error>> = Mutex::new(None);
-        let set = |error| {
-            let mut failure = failure.lock().unwrap_or_else(|e| e.into_inner());
-            failure.get_or_insert(error);
-            next.store(layers.len(), Ordering::Relaxed);
-        };
-        let work = || {
-            while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.layer(layer, store, sink) {
-                    set(error);
-                }
-            }
-        };
-        let workers = std::thread::available_parallelism().map_or(1, NonZero::get).min(layers.len());
-        std::thread::scope(|scope| {
-            for _ in 1..workers {
-                scope.spawn(work);
-            }
-            work();
-        });
-        failure.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
-    }
-
-    fn layer(&self, layer: &LayerInfo, store: &Store, sink: &dyn LayerSink) -> Result<(), Error> {
-        let prepared = loop {
-            match prepare(store, layer, sink, &self.shown())? {
-                Prepared::Busy => std::thread::sleep(PATIENCE),
-                prepared => break prepared,
-            }
-        };
-        if let Prepared::Missing(ingest) = prepared {
-            let path = self.blob_path(&layer.digest);
-            let mut file = self.open_blob(&layer.digest, &format!("layer {}", layer.index))?;
-            // What an interrupted import left is as quickly read anew.
-            let mut flow = Flow::from_start(ingest)?.with_sink(sink, layer)?;
-            let mut buffer = vec![0; 128 << 10];
-            let (mut done, mut shown) = (0, 0);
-            self.report(Progress::Layer { digest: layer.digest.clone(), done, total: layer.size });
-            loop {
-                let n = file.read(&mut buffer).map_err(disk("read", &path))?;
-                if n == 0 {
-                    break;
-                }
-                flow.take(&buffer[..n])?;
-                done += n as u64;
-                if done - shown >= STEP || done == layer.size {
-                    self.report(Progress::Layer { digest: layer.digest.clone(), done, total: layer.size });
-                    shown = done;
-                }
-            }
-            flow.finish()?;
-        }
-        self.report(Progress::Unpacked { digest: layer.digest.clone() });
-        Ok(())
+        let wanted = vec![(vec![self.reference_for(entry)], entry.clone())];
+        let mut images = Import::new(self, &self.platform, store, sink, &self.progress)?.run(wanted)?;
+        Ok(images.swap_remove(0))
     }
 
     /// The entry of `index.json` that is meant.
@@ -265,6 +170,11 @@ impl<'a> OciLayout<'a> {
         if let Some(reference) = &self.reference {
             return reference.clone();
         }
+        if let Some(name) = entry.annotations.get(FULL_NAME)
+            && let Ok(reference) = name.parse()
+        {
+            return reference;
+        }
         let name = entry.annotations.get(REF_NAME).map(String::as_str).unwrap_or("latest");
         if name.contains('/')
             && let Ok(reference) = name.parse()
@@ -272,15 +182,7 @@ impl<'a> OciLayout<'a> {
             return reference;
         }
         let dir = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
-        let dir = dir.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let allowed = |c: char| {
-            if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }
-        };
-        let dir: String = dir.chars().take(100).map(allowed).collect();
-        let dir = dir.trim_matches('-');
-        let repository = if dir.is_empty() { "layout" } else { dir };
-        let named = format!("localhost/{repository}:{name}").parse();
-        named.unwrap_or_else(|_| format!("localhost/{repository}@{}", entry.digest).parse().expect("letters, digits and dashes are a name"))
+        local(&dir.file_name().unwrap_or_default().to_string_lossy(), name, &entry.digest)
     }
 
     fn shown(&self) -> String {
@@ -290,49 +192,39 @@ impl<'a> OciLayout<'a> {
         }
     }
 
-    fn report(&self, progress: Progress) {
-        if let Some(callback) = &self.progress {
-            callback(progress);
-        }
-    }
-
     fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
     }
+}
 
-    fn open_blob(&self, digest: &Digest, part: &str) -> Result<File, Error> {
-        let path = self.blob_path(digest);
-        open(&path).map_err(|error| match error {
-            Error::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => Error::Corrupt {
-                image: self.shown(),
-                part: part.to_owned(),
-                expected: digest.to_string(),
-                got: "nothing: its blob isn't in the layout".into(),
-            },
-            error => error,
-        })
+impl Blobs for OciLayout<'_> {
+    fn blob(&self, digest: &Digest) -> Result<Option<Box<dyn Read + Send + '_>>, Error> {
+        match open(&self.blob_path(digest)) {
+            Ok(file) => Ok(Some(Box::new(file))),
+            Err(Error::Disk { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
-    /// A manifest or a config, checked against what points to it.
-    fn document(&self, descriptor: &Descriptor, part: &str, max: u64) -> Result<Vec<u8>, Error> {
-        let corrupt = |expected, got| Err(Error::Corrupt { image: self.shown(), part: part.to_owned(), expected, got });
-        if descriptor.size > max {
-            return corrupt(format!("at most {max} bytes"), format!("{} bytes", descriptor.size));
-        }
-        let mut bytes = Vec::new();
-        let file = self.open_blob(&descriptor.digest, part)?;
-        let path = self.blob_path(&descriptor.digest);
-        file.take(descriptor.size + 1).read_to_end(&mut bytes).map_err(disk("read", &path))?;
-        if bytes.len() as u64 != descriptor.size {
-            let got = if bytes.len() as u64 > descriptor.size { "more".into() } else { format!("{} bytes", bytes.len()) };
-            return corrupt(format!("{} bytes", descriptor.size), got);
-        }
-        let digest = Digest::of(descriptor.digest.algorithm(), &bytes);
-        if digest != descriptor.digest {
-            return corrupt(descriptor.digest.to_string(), digest.to_string());
-        }
-        Ok(bytes)
+    fn place(&self, digest: &Digest) -> PathBuf {
+        self.blob_path(digest)
     }
+
+    fn shown(&self) -> (String, &'static str) {
+        (OciLayout::shown(self), "layout")
+    }
+}
+
+/// A reference for an image that has none: `localhost/`, what it came from, and its name there.
+pub(crate) fn local(from: &str, name: &str, digest: &Digest) -> Reference {
+    let allowed = |c: char| {
+        if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }
+    };
+    let from: String = from.to_lowercase().chars().take(100).map(allowed).collect();
+    let from = from.trim_matches('-');
+    let repository = if from.is_empty() { "layout" } else { from };
+    let named = format!("localhost/{repository}:{name}").parse();
+    named.unwrap_or_else(|_| format!("localhost/{repository}@{digest}").parse().expect("letters, digits and dashes are a name"))
 }
 
 impl std::fmt::Debug for OciLayout<'_> {
@@ -357,7 +249,7 @@ fn split(path: &Path) -> (PathBuf, Option<String>) {
 }
 
 /// Opens a regular file; a FIFO or a device that stands in its place blocks nobody.
-fn open(path: &Path) -> Result<File, Error> {
+pub(crate) fn open(path: &Path) -> Result<File, Error> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(disk("open", path))?;
     if !file.metadata().map_err(disk("look at", path))?.is_file() {

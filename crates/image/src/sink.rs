@@ -5,6 +5,7 @@
 
 use std::io;
 
+use crate::collect::Needs;
 use crate::digest::Digest;
 
 /// A layer that is about to be written.
@@ -46,6 +47,55 @@ pub trait LayerSink: Send + Sync {
     /// # Errors
     /// Whatever hinders it; the pull ends with it.
     fn begin(&self, layer: &LayerInfo) -> Result<Box<dyn LayerWriter>, SinkError>;
+
+    /// Whether layers stay in it, so that [`contains`](LayerSink::contains) finds them later. Only then may their blobs go
+    /// ([`Store::keep_blobs`](crate::Store::keep_blobs)).
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    /// Removes the layers that nobody needs any more, and tells which. It's called while nobody can begin to need one, and everybody
+    /// waits: what takes long happens later.
+    ///
+    /// # Errors
+    /// Whatever hinders it.
+    fn sweep(&self, needs: &Needs) -> Result<Vec<Swept>, SinkError> {
+        let _ = needs;
+        Ok(Vec::new())
+    }
+}
+
+/// Something that was removed because nothing needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Swept {
+    /// What it was.
+    pub kind: SweptKind,
+    /// Its digest: of a blob, of an unpacked layer (a diffID), or of a chain of layers (a chainID). None for leftovers.
+    pub digest: Option<Digest>,
+    /// How many bytes it held. Of unpacked layers those in files, without what the file system needs for itself.
+    pub bytes: u64,
+}
+
+impl Swept {
+    /// A thing that was removed.
+    pub fn new(kind: SweptKind, digest: Option<Digest>, bytes: u64) -> Swept {
+        Swept { kind, digest, bytes }
+    }
+}
+
+/// What a [`Swept`] was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SweptKind {
+    /// A manifest, an index, a config, or a layer as it was fetched.
+    Blob,
+    /// An unpacked layer.
+    Layer,
+    /// What a layer needed corrected above certain others.
+    Chain,
+    /// The beginning of a blob that nobody fetches any more, or a file that a killed process left.
+    Leftover,
 }
 
 /// Takes the bytes of one layer's blob, in order. It may block: it's never called on a thread of an async runtime's.
@@ -68,6 +118,10 @@ impl LayerSink for NoSink {
 
     fn begin(&self, _: &LayerInfo) -> Result<Box<dyn LayerWriter>, SinkError> {
         Ok(Box::new(Discard))
+    }
+
+    fn keeps(&self) -> bool {
+        false
     }
 }
 

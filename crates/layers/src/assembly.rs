@@ -148,7 +148,7 @@ fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &Laye
     let ledger = builder.finish(&mut view)?;
     let empty =
         LayerReport { implicit_parents: Vec::new(), links_below: Vec::new(), skipped: Vec::new(), skipped_total: 0, ..report.clone() };
-    temporary.publish(&directory, &empty, &ledger)?;
+    temporary.publish(&directory, &empty, &ledger, store.options(), None)?;
     Ok(Some(directory.join("fs")))
 }
 

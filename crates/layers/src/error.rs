@@ -92,6 +92,16 @@ pub enum Error {
         /// What doesn't fit.
         what: String,
     },
+    /// The layers were unpacked by a newer version.
+    #[error("the layers in {} are of the format {found}, and this version of Coracle knows {known}", store.display())]
+    Version {
+        /// The store.
+        store: PathBuf,
+        /// The format that they are of.
+        found: u32,
+        /// The newest format known here.
+        known: u32,
+    },
     /// The description of an overlay mount contradicts itself.
     #[error("can't mount this overlay: {what}")]
     Overlay {
@@ -129,6 +139,7 @@ impl Error {
                 Some("the image is inconsistent: push it again from its source, or pull it from another registry".into())
             }
             Error::Missing { .. } => Some("pull the image again".into()),
+            Error::Version { .. } => Some("use a newer version of Coracle, or another directory".into()),
             Error::Store { .. } => Some("give each kind of user a store of its own".into()),
             Error::Io { source, attempt, .. } => match rustix::io::Errno::from_io_error(source) {
                 Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Some("free some space: nothing of this layer was kept".into()),

@@ -2,6 +2,7 @@
 //!
 //! - [`LayerStore`] keeps unpacked layers by diffID in a directory that many processes share; it's the
 //!   [`LayerSink`](coracle_image::LayerSink) that a pull streams into, and it puts an image's layers together ([`LayerStore::paths`]).
+//!   [`LayerStore::check`] compares them with what was recorded, and [`LayerStore::empty_trash`] unlinks what was removed.
 //! - [`unpack`] unpacks one layer into a directory, without a store.
 //! - [`Overlay`] is an overlay mount as data.
 //! - [`tar`] is the strict reader that layers are read by.
@@ -39,18 +40,21 @@
 compile_error!("coracle-layers unpacks Linux layers on Linux");
 
 mod assembly;
+mod collect;
 mod confine;
 mod decompress;
 mod error;
 mod limits;
 mod overlay;
 mod ownership;
+mod record;
 mod remove;
 mod store;
 pub mod tar;
 mod unpack;
 mod whiteout;
 
+pub use collect::LayersChecked;
 pub use error::Error;
 pub use limits::Limits;
 pub use overlay::{Overlay, Parameter};

@@ -7,9 +7,11 @@
 //!     fs/                           its files: a lower directory of overlays
 //!     meta.json                     the LayerReport
 //!     ownership                     what is left to do in a user namespace, if anything (see ownership.rs)
+//!     files                         every path in `fs` as it was unpacked (see record.rs)
 //!     complete                      the marker: without it the directory is void
 //!   chains/sha256/<chainID>/        what one layer needs corrected above certain others (see assembly.rs); the same inside
 //!   locks/<diffID>.lock             held (flock) by whoever unpacks that layer
+//!   trash/                          was removed; whoever comes by unlinks it
 //!   tmp-*/                          being unpacked, or left by somebody who died: the lock on it tells
 //! ```
 //!
@@ -30,15 +32,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use coracle_image::{Digest, LayerInfo, LayerSink, LayerWriter, SinkError};
+use coracle_image::{Digest, Durability, LayerInfo, LayerSink, LayerWriter, Needs, SinkError, Swept};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ownership::{Ledger, Ownership};
+use crate::record;
 use crate::remove::remove_tree;
-use crate::unpack::{LayerReport, Options, Pipeline, Skipped, Turns, open_root};
+use crate::unpack::{LayerReport, Options, Pipeline, Skipped, Sums, Turns, open_root};
 use crate::whiteout::Flavour;
 
 /// The format on disk.
@@ -87,6 +90,12 @@ struct Header {
     flavour: Flavour,
 }
 
+/// All that a header of any version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 impl LayerStore {
     /// Opens the layers below `directory` (in `directory/layers`), making what is missing, and removes what dead processes left.
     ///
@@ -97,7 +106,14 @@ impl LayerStore {
         let directory = directory.as_ref();
         let directory = std::path::absolute(directory).map_err(|error| Error::io("find", directory, error))?;
         let layers = directory.join("layers");
-        for path in [&layers, &layers.join("sha256"), &layers.join("sha512"), &layers.join("chains/sha256"), &layers.join("locks")] {
+        for path in [
+            &layers,
+            &layers.join("sha256"),
+            &layers.join("sha512"),
+            &layers.join("chains/sha256"),
+            &layers.join("locks"),
+            &layers.join("trash"),
+        ] {
             fs::create_dir_all(path).map_err(|error| Error::io("make the directory", path, error))?;
         }
         let refuse = |what: String| Err(Error::Store { store: layers.clone(), what });
@@ -123,15 +139,22 @@ impl LayerStore {
             }
         }
         let text = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+        match serde_json::from_slice::<Versioned>(&text) {
+            Ok(Versioned { version }) if version > VERSION => {
+                return Err(Error::Version { store: layers, found: version, known: VERSION });
+            }
+            Ok(_) => {}
+            Err(_) => return refuse("their store.json is damaged".into()),
+        }
         match serde_json::from_slice::<Header>(&text) {
-            Ok(found) if found == header => {}
-            Ok(found) if found.version == VERSION => {
+            Ok(found) if (found.ownership, found.flavour) == (header.ownership, header.flavour) => {}
+            Ok(found) => {
                 return refuse(format!(
                     "they were unpacked as {:?}/{:?}, and {:?}/{:?} is wanted",
                     found.ownership, found.flavour, header.ownership, header.flavour
                 ));
             }
-            _ => return refuse("another version of Coracle made them".into()),
+            Err(_) => return refuse("their store.json is damaged".into()),
         }
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let inner = Inner { layers, options, turns: Arc::new(Turns::new(processors)) };
@@ -150,6 +173,11 @@ impl LayerStore {
     /// [`Error::Missing`] when a layer isn't unpacked; [`Error::Below`] when a hard link's target is in no layer below; [`Error::Io`].
     pub fn paths(&self, diff_ids: &[Digest]) -> Result<Vec<PathBuf>> {
         crate::assembly::paths(self, diff_ids)
+    }
+
+    /// The directory that holds the layers.
+    pub fn path(&self) -> &Path {
+        &self.inner.layers
     }
 
     /// Whether the layer is unpacked, whole.
@@ -203,25 +231,50 @@ impl LayerStore {
     }
 
     /// Makes these layers survive a crash of the machine: one `syncfs(2)` for all of them, nothing if that was done before. Call it
-    /// before an image is given a name; without it they are void after a crash, and are unpacked again.
+    /// before an image is given a name; without it they are void after a crash, and are unpacked again. With [`Durability::None`] it
+    /// does nothing.
     ///
     /// # Errors
     /// [`Error::Io`]; a disk error that happened since the layers were written shows up here.
     pub fn sync(&self, diff_ids: &[Digest]) -> Result<()> {
+        self.settle(diff_ids, true)
+    }
+
+    /// As [`sync`](LayerStore::sync), where the caller has written the file system to disk since these layers were unpacked:
+    /// `coracle-image` does it before it publishes an image ([`Store::is_synced`](coracle_image::Store::is_synced)).
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn synced(&self, diff_ids: &[Digest]) -> Result<()> {
+        self.settle(diff_ids, false)
+    }
+
+    fn settle(&self, diff_ids: &[Digest], sync: bool) -> Result<()> {
+        if self.inner.options.durability == Durability::None {
+            return Ok(());
+        }
         let mut directories: Vec<PathBuf> = diff_ids.iter().map(|diff_id| self.layer(diff_id)).collect();
         directories.extend(crate::assembly::chain_ids(diff_ids).iter().map(|chain_id| self.chain(chain_id)));
         directories.retain(|directory| matches!(marker(directory), Some(Marker::Boot(_))) && is_complete(directory));
         if directories.is_empty() {
             return Ok(());
         }
-        sync_file_system(&self.inner.layers)?;
+        if sync {
+            sync_file_system(&self.inner.layers)?;
+        }
         for directory in directories {
             // A name of its own for each: many may sync the same layer at once, and none may see another's half-written marker.
             static NUMBER: AtomicU64 = AtomicU64::new(0);
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let (path, temporary) = (directory.join("complete"), directory.join(format!("complete.{}.{number}", std::process::id())));
-            fs::write(&temporary, SYNCED).map_err(|error| Error::io("write", &temporary, error))?;
-            fs::rename(&temporary, &path).map_err(|error| Error::io("write", &path, error))?;
+            let written = fs::write(&temporary, SYNCED)
+                .map_err(|error| Error::io("write", &temporary, error))
+                .and_then(|()| fs::rename(&temporary, &path).map_err(|error| Error::io("write", &path, error)));
+            match written {
+                // Nobody needed it, and somebody pruned it.
+                Err(_) if !directory.exists() => {}
+                written => written?,
+            }
         }
         Ok(())
     }
@@ -245,6 +298,12 @@ impl LayerStore {
 
     pub(crate) fn temporary(&self) -> Result<Temporary> {
         Temporary::new(&self.inner.layers)
+    }
+
+    /// Bytes in the files of a layer; 0 where its record can't be read.
+    pub(crate) fn bytes_of(&self, directory: &Path) -> u64 {
+        let text = fs::read(directory.join("meta.json")).unwrap_or_default();
+        serde_json::from_slice::<Meta>(&text).map_or(0, |meta| meta.file_bytes)
     }
 }
 
@@ -270,6 +329,10 @@ impl LayerSink for LayerStore {
             (temporary, lock),
         )?;
         Ok(Box::new(Writer { store: self.clone(), layer: layer.clone(), pipeline }))
+    }
+
+    fn sweep(&self, needs: &Needs) -> Result<Vec<Swept>, SinkError> {
+        Ok(self.collect(needs)?)
     }
 }
 
@@ -304,7 +367,7 @@ impl LayerWriter for Writer {
         if !unpacked.report.skipped.is_empty() {
             tracing::info!(layer = %layer.digest, skipped = unpacked.report.skipped_total, "parts of the layer weren't put on disk");
         }
-        temporary.publish(&store.layer(&layer.diff_id), &unpacked.report, &unpacked.ledger)?;
+        temporary.publish(&store.layer(&layer.diff_id), &unpacked.report, &unpacked.ledger, &store.inner.options, Some(&unpacked.sums))?;
         drop(lock);
         Ok(())
     }
@@ -400,7 +463,14 @@ impl Temporary {
     }
 
     /// Writes what belongs beside `fs`, and puts it all in place at once. If it's there already, that one stays.
-    pub(crate) fn publish(mut self, target: &Path, report: &LayerReport, ledger: &Ledger) -> Result<()> {
+    pub(crate) fn publish(
+        mut self,
+        target: &Path,
+        report: &LayerReport,
+        ledger: &Ledger,
+        options: &Options,
+        sums: Option<&Sums>,
+    ) -> Result<()> {
         let write = |name: &str, bytes: &[u8]| {
             let path = self.path.join(name);
             fs::write(&path, bytes).map_err(|error| Error::io("write", path, error))
@@ -410,7 +480,8 @@ impl Temporary {
         if !ledger.is_empty() {
             write("ownership", &ledger.encode())?;
         }
-        match boot_id() {
+        write(record::NAME, &record::record(&self.path.join("fs"), options.flavour, sums)?)?;
+        match boot_id().filter(|_| options.durability != Durability::Layer) {
             Some(boot) => write("complete", format!("{BOOT}{boot}\n").as_bytes())?,
             None => {
                 sync_file_system(&self.path)?;
@@ -537,7 +608,7 @@ fn sync_file_system(path: &Path) -> Result<()> {
     rustix::fs::syncfs(&fd).map_err(fail)
 }
 
-fn nonce() -> String {
+pub(crate) fn nonce() -> String {
     // The keys of std's hash maps are random.
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }
@@ -606,7 +677,7 @@ fn encoded(path: &Path) -> String {
     text
 }
 
-fn decoded(text: &str) -> Option<PathBuf> {
+pub(crate) fn decoded(text: &str) -> Option<PathBuf> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((byte, tail)) = rest.split_first() {

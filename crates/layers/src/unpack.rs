@@ -11,7 +11,7 @@
 //! that neither a mode 0000 nor a set-group-id hinders or touches what goes into them. What an entry replaces is unlinked first and
 //! never truncated: a hard link of it keeps its contents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,7 +21,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use coracle_image::{Algorithm, Digest, Hasher};
+use coracle_image::{Algorithm, Digest, Durability, Hasher};
+use flate2::Crc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -44,17 +45,19 @@ pub struct Options {
     pub flavour: Flavour,
     /// How much a layer may ask for.
     pub limits: Limits,
+    /// What of a [`LayerStore`](crate::LayerStore) survives a crash of the machine.
+    pub durability: Durability,
 }
 
 impl Options {
     /// For root: owners as the layer says, overlays mounted outside user namespaces.
     pub fn root() -> Options {
-        Options { ownership: Ownership::Keep, flavour: Flavour::Trusted, limits: Limits::default() }
+        Options { ownership: Ownership::Keep, flavour: Flavour::Trusted, limits: Limits::default(), durability: Durability::default() }
     }
 
     /// For a plain user, and overlays mounted in a user namespace. `Ownership::Defer` where the user has sub-ids, else `Squash`.
     pub fn user(ownership: Ownership) -> Options {
-        Options { ownership, flavour: Flavour::User, limits: Limits::default() }
+        Options { ownership, flavour: Flavour::User, limits: Limits::default(), durability: Durability::default() }
     }
 }
 
@@ -175,7 +178,8 @@ impl Drop for Turn {
     }
 }
 
-/// A layer on its way to disk. Dropping it without [`finish`](Pipeline::finish) stops the thread at its next piece.
+/// A layer on its way to disk. Dropping it without [`finish`](Pipeline::finish) stops the thread at its next piece and waits for it: what
+/// was written is gone then.
 ///
 /// `K` goes with the thread: it comes back when all went well, else it's dropped after everything was closed.
 pub(crate) struct Pipeline<K> {
@@ -189,7 +193,11 @@ pub(crate) struct Pipeline<K> {
 pub(crate) struct Unpacked {
     pub(crate) report: LayerReport,
     pub(crate) ledger: Ledger,
+    pub(crate) sums: Sums,
 }
+
+/// The checksums of files by their inodes; none for a file with holes.
+pub(crate) type Sums = HashMap<u64, Option<u32>>;
 
 enum Piece {
     Data(Vec<u8>),
@@ -280,6 +288,15 @@ impl<K: Send + 'static> Pipeline<K> {
     }
 }
 
+impl<K> Drop for Pipeline<K> {
+    fn drop(&mut self) {
+        self.pieces = None;
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+}
+
 fn run(
     layer: &str,
     algorithm: Algorithm,
@@ -303,10 +320,10 @@ fn run(
         unpacker.entry(&mut reader, entry)?;
     }
     reader.drain()?;
-    let (mut report, ledger) = unpacker.finish()?;
+    let (mut report, ledger, sums) = unpacker.finish()?;
     report.archive_bytes = reader.offset();
     report.diff_id = reader.into_source().hasher.finish();
-    Ok(Unpacked { report, ledger })
+    Ok(Unpacked { report, ledger, sums })
 }
 
 /// The pieces as one stream, hashed as they come.
@@ -375,6 +392,7 @@ struct Unpacker<'a> {
     report: LayerReport,
     /// Hard links whose target wasn't there yet: real path of the link to path of the target.
     pending: BTreeMap<Vec<u8>, Vec<u8>>,
+    sums: Sums,
 }
 
 impl<'a> Unpacker<'a> {
@@ -403,6 +421,7 @@ impl<'a> Unpacker<'a> {
                 links_below: Vec::new(),
             },
             pending: BTreeMap::new(),
+            sums: Sums::new(),
         })
     }
 
@@ -691,9 +710,13 @@ impl<'a> Unpacker<'a> {
     }
 
     fn contents<R: BufRead>(&mut self, reader: &mut Reader<R>, file: &OwnedFd, size: u64) -> Result<(), Stop> {
-        let mut end = 0;
+        let (mut end, mut sum) = (0, Some(Crc::new()));
         while let Some(data) = reader.data()? {
+            if let Some(sum) = &mut sum {
+                sum.update(data.bytes);
+            }
             if data.offset != end {
+                sum = None;
                 // A hole: seek over it.
                 rustix::fs::seek(file, rustix::fs::SeekFrom::Start(data.offset)).map_err(failed("seek in"))?;
             }
@@ -708,6 +731,8 @@ impl<'a> Unpacker<'a> {
             }
             self.report.file_bytes += data.bytes.len() as u64;
         }
+        let inode = rustix::fs::fstat(file).map_err(failed("look at"))?.st_ino;
+        self.sums.insert(inode, sum.filter(|_| end == size).map(|sum| sum.sum()));
         if end != size {
             match rustix::fs::ftruncate(file, size) {
                 Ok(()) => {}
@@ -844,7 +869,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// After the last entry: links that waited for their target, then all directories, the deepest first.
-    fn finish(mut self) -> Result<(LayerReport, Ledger)> {
+    fn finish(mut self) -> Result<(LayerReport, Ledger, Sums)> {
         // A link may wait for another link, so go on while something moves.
         let mut waiting = std::mem::take(&mut self.pending);
         loop {
@@ -879,7 +904,7 @@ impl<'a> Unpacker<'a> {
             self.directory_end(&path, directory).map_err(|refusal| self.refused(refusal, &path, 0))?;
         }
         self.report.implicit_parents.reverse();
-        Ok((self.report, self.ledger))
+        Ok((self.report, self.ledger, self.sums))
     }
 
     fn late_link(&mut self, path: &[u8], target: &[u8]) -> Result<bool, Refusal> {

@@ -75,7 +75,7 @@ pub use namespaces::Namespaces;
 pub use plan::Plan;
 pub use rlimits::{BadRlimit, Resource, Rlimit};
 pub use signal::{Signal, UnknownSignal};
-pub use spawn::{Init, OwnerChange, Spawn, Starting, change_owners};
+pub use spawn::{Init, OwnerChange, Spawn, Starting, change_owners, remove_tree};
 pub use stdio::{PipeReader, PipeWriter, Stdio};
 
 /// What fuzzers call: everything here that parses bytes of strangers.

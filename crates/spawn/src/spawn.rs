@@ -394,6 +394,18 @@ pub fn change_owners(directory: &Path, changes: &[OwnerChange], map: &IdMap) -> 
     run_to_the_end(lowering.finish(&spawn, false)?)
 }
 
+/// Removes a directory whose files may belong to ids that exist only in a user namespace with this map, with all that is in it;
+/// blocks until done. Links aren't followed.
+///
+/// # Errors
+/// [`Error::Supervisor`] with what couldn't be removed; those of starting.
+pub fn remove_tree(directory: &Path, map: &IdMap) -> Result<(), Error> {
+    let mut spawn = Spawn::new("");
+    spawn.undo = vec![Undo::RemoveTree(directory.to_owned())];
+    spawn.id_map = Some(map.clone());
+    run_to_the_end(Lowering::default().finish(&spawn, false)?)
+}
+
 fn run_to_the_end(plan: Plan) -> Result<(), Error> {
     let stdio = [Stdio::null(), Stdio::null(), Stdio::null()];
     let steps_run = wire::Reader::new(&plan.bytes).take::<wire::Plan<'_>>().is_ok_and(|p| !p.steps.is_empty());

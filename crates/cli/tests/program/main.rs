@@ -3,6 +3,7 @@
 //! Each test of a container runs as whoever runs the tests and, where that is root, again as a plain user (uid 65534, by setpriv(1)).
 //! Needs busybox (package busybox-static); the pull needs docker-registry and skopeo.
 
+mod archives;
 mod detached;
 mod images;
 mod run;

@@ -127,6 +127,13 @@ impl Said {
         assert_eq!((self.code, &self.stdout[..], &self.stderr[..]), (Some(code), stdout, ""));
     }
 
+    /// That it ended with this code, said this among other things, and nothing on standard error.
+    #[track_caller]
+    pub(crate) fn is_part(&self, code: i32, part: &str) {
+        assert_eq!((self.code, &self.stderr[..]), (Some(code), ""), "{}", self.stdout);
+        assert!(self.stdout.contains(part), "no {part:?} in:\n{}", self.stdout);
+    }
+
     /// That it failed with this code, said nothing on standard output, and this on standard error, among other things.
     #[track_caller]
     pub(crate) fn fails(&self, code: i32, parts: &[&str]) {

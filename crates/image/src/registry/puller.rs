@@ -132,6 +132,7 @@ impl Puller {
     /// # Panics
     /// Outside a tokio runtime with I/O and time.
     pub async fn pull(&self, store: &Store, reference: &Reference, sink: Arc<dyn LayerSink>) -> Result<Image, Error> {
+        let store = &self.protected(store, reference, &sink).await?;
         let pull = Pull::new(self, store, reference, sink);
         pull.report(Progress::Resolving { reference: reference.clone() });
         let (resolved, digest, manifest) = pull.resolve().await?;
@@ -149,6 +150,7 @@ impl Puller {
     /// # Errors
     /// As [`pull`](Puller::pull).
     pub async fn pull_missing(&self, store: &Store, reference: &Reference, sink: Arc<dyn LayerSink>) -> Result<Image, Error> {
+        let store = &self.protected(store, reference, &sink).await?;
         let pull = Pull::new(self, store, reference, sink.clone());
         let (there, at, platform) = (store.clone(), reference.clone(), self.platform.clone());
         match pull.blocking(move || there.find(&at, &platform)).await? {
@@ -171,6 +173,12 @@ impl Puller {
     /// As [`pull`](Puller::pull).
     pub fn pull_blocking(&self, store: &Store, reference: &Reference, sink: Arc<dyn LayerSink>) -> Result<Image, Error> {
         super::block_on(self.pull(store, reference, sink), store)
+    }
+
+    /// A handle by which nobody prunes what this pull finds or brings.
+    async fn protected(&self, store: &Store, reference: &Reference, sink: &Arc<dyn LayerSink>) -> Result<Store, Error> {
+        let outer = store.clone();
+        Pull::new(self, store, reference, sink.clone()).blocking(move || outer.in_session()).await
     }
 }
 

@@ -104,6 +104,13 @@ pub fn write_image(dir: &Path, image: &TinyImage, name: &str) {
     write_layout(dir, &image.blobs(), &index(&[image.descriptor(None, Some(name))]));
 }
 
+/// A directory in memory where there is one: what is made and removed so often is slow on some disks.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.unwrap()
+}
+
 /// Bytes that differ by length and don't compress.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = length as u64 ^ 0x9e37_79b9_7f4a_7c15;
@@ -126,9 +133,16 @@ struct State {
     begun: Mutex<Vec<usize>>,
     fail: Mutex<Option<&'static str>>,
     expected: Mutex<HashMap<Digest, Vec<u8>>>,
+    inflates: Mutex<bool>,
 }
 
 impl Memory {
+    /// Inflates what is gzip or zstd, as one that unpacks does.
+    pub fn inflating(self) -> Memory {
+        *self.0.inflates.lock().unwrap() = true;
+        self
+    }
+
     pub fn get(&self, digest: &Digest) -> Option<Vec<u8>> {
         self.0.layers.lock().unwrap().get(digest).cloned()
     }
@@ -195,10 +209,32 @@ impl Write for MemoryWriter {
 
 impl LayerWriter for MemoryWriter {
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
-        if Digest::sha256(&self.bytes) != self.diff_id {
+        let bytes = match *self.state.inflates.lock().unwrap() {
+            true => inflated(self.bytes),
+            false => self.bytes,
+        };
+        if Digest::sha256(&bytes) != self.diff_id {
             return Err("the diffID is another".into());
         }
-        self.state.layers.lock().unwrap().insert(self.diff_id, self.bytes);
+        self.state.layers.lock().unwrap().insert(self.diff_id, bytes);
         Ok(())
     }
+}
+
+#[cfg(feature = "archive")]
+fn inflated(bytes: Vec<u8>) -> Vec<u8> {
+    let mut inflated = Vec::new();
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(bytes.as_slice()), &mut inflated).unwrap();
+        return inflated;
+    }
+    if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        return zstd::stream::decode_all(bytes.as_slice()).unwrap();
+    }
+    bytes
+}
+
+#[cfg(not(feature = "archive"))]
+fn inflated(bytes: Vec<u8>) -> Vec<u8> {
+    bytes
 }

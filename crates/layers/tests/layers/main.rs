@@ -1,6 +1,7 @@
 //! The tests of coracle-layers, in one program.
 
 mod archive;
+mod collect;
 mod hostile;
 mod peers;
 mod scratch;

@@ -108,8 +108,15 @@ fn stores_of_different_users_and_flavours_are_not_mixed() {
         let error = LayerStore::open(scratch.path(), other).unwrap_err();
         assert!(matches!(error, Error::Store { .. }) && error.remedy().is_some(), "{error}");
     }
-    fs::write(scratch.path().join("layers/store.json"), r#"{"version":99,"ownership":"squash","flavour":"user"}"#).unwrap();
-    assert!(matches!(LayerStore::open(scratch.path(), Options::user(Ownership::Squash)), Err(Error::Store { .. })));
+    // Whatever a newer version writes there.
+    for newer in [r#"{"version":99,"ownership":"squash","flavour":"user"}"#, r#"{"version":2,"flavours":["erofs"]}"#] {
+        fs::write(scratch.path().join("layers/store.json"), newer).unwrap();
+        let error = LayerStore::open(scratch.path(), Options::user(Ownership::Squash)).unwrap_err();
+        assert!(matches!(error, Error::Version { known: 1, .. }) && error.remedy().is_some(), "{error}");
+    }
+    fs::write(scratch.path().join("layers/store.json"), "").unwrap();
+    let error = LayerStore::open(scratch.path(), Options::user(Ownership::Squash)).unwrap_err();
+    assert!(error.to_string().ends_with("their store.json is damaged"), "{error}");
     if is_root() {
         let other = crate::scratch::scratch();
         fs::create_dir(other.path().join("layers")).unwrap();

@@ -1,0 +1,327 @@
+//! What is in an unpacked layer, written down when it's published, so that it can be checked later.
+//!
+//! ```text
+//! files      "coracle-files 1", then a line for each path below `fs`, sorted, and "end <count>"
+//!   f 644 0 0 1234 1700000000.0 1a2b3c4d etc/passwd
+//!   │ │   │ │ │    │            │        └ the path: `%` and what isn't printable ASCII as %XX; empty for `fs` itself
+//!   │ │   │ │ │    │            └ CRC-32 of a file's contents, a link's target, a directory's attributes for overlay; or -
+//!   │ │   │ │ │    └ mtime, seconds and nanoseconds
+//!   │ │   │ │ └ bytes of a file; the number of a device; else 0
+//!   │ mode, owner, group as they are on disk
+//!   └ f file, d directory, l symbolic link, c and b devices (c 0 is a whiteout), p FIFO
+//! ```
+//!
+//! The checksum finds what disks, cut power and careless hands do, and costs nothing while a layer is unpacked. It's no protection
+//! from who may write to the store: that is the owner alone. Attributes of files aren't recorded.
+//!
+//! Changing this changes the format on disk; raise the version.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::CStr;
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use flate2::Crc;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result, show};
+use crate::unpack::Sums;
+use crate::whiteout::Flavour;
+
+/// The file's name, beside `fs`.
+pub(crate) const NAME: &str = "files";
+const FIRST: &str = "coracle-files 1";
+
+/// A file as it was, or as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line {
+    kind: char,
+    mode: u32,
+    owner: (u32, u32),
+    size: u64,
+    mtime: (i64, u64),
+    sum: Option<u32>,
+}
+
+/// Writes down what is in a directory. `sums` are the checksums that are known already.
+pub(crate) fn record(fs: &Path, flavour: Flavour, sums: Option<&Sums>) -> Result<Vec<u8>> {
+    let mut text = format!("{FIRST}\n").into_bytes();
+    let mut count = 0_u64;
+    walk(fs, flavour, &mut |path, line, file| {
+        let sum = match (line.kind, sums) {
+            ('f', Some(sums)) => match sums.get(&file.inode) {
+                Some(sum) => *sum,
+                None => file.sum().map_err(|errno| Error::io("read", show(path), errno))?,
+            },
+            ('f', None) => file.sum().map_err(|errno| Error::io("read", show(path), errno))?,
+            _ => line.sum,
+        };
+        let Line { kind, mode, owner: (uid, gid), size, mtime: (seconds, nanoseconds), .. } = line;
+        // Writing to memory can't fail.
+        let _ = write!(text, "{kind} {mode:o} {uid} {gid} {size} {seconds}.{nanoseconds} ");
+        let _ = match sum {
+            Some(sum) => write!(text, "{sum:08x} "),
+            None => write!(text, "- "),
+        };
+        encode(path, &mut text);
+        text.push(b'\n');
+        count += 1;
+        Ok(())
+    })?;
+    let _ = writeln!(text, "end {count}");
+    Ok(text)
+}
+
+/// What comparing a layer with its record brought.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    /// How many paths were compared.
+    pub(crate) files: u64,
+    /// How many of them this user may not read.
+    pub(crate) unread: u64,
+    /// Paths relative to `fs`, and what is wrong with each.
+    pub(crate) faults: Vec<(Vec<u8>, String)>,
+}
+
+/// Compares a directory with its record. Owners aren't looked at unless `owners`, nor are the modes of paths in `given`: those were
+/// given away after they were recorded.
+pub(crate) fn compare(fs: &Path, record: &[u8], flavour: Flavour, owners: bool, given: &HashSet<Vec<u8>>) -> Result<Compared> {
+    let Some(mut expected) = parse(record) else {
+        return Ok(Compared { faults: vec![(Vec::new(), "has a damaged record".into())], ..Compared::default() });
+    };
+    let mut compared = Compared::default();
+    // What is below a directory that can't be read isn't missing.
+    let mut closed: Vec<Vec<u8>> = Vec::new();
+    walk(fs, flavour, &mut |path, found, file| {
+        compared.files += 1;
+        let mut fault = |what: String| compared.faults.push((path.to_vec(), what));
+        let Some(line) = expected.remove(path) else {
+            fault("doesn't belong to the layer".into());
+            return Ok(());
+        };
+        if found.kind != line.kind {
+            fault(format!("is {} and was {}", word(found.kind), word(line.kind)));
+            return Ok(());
+        }
+        if found.size != line.size {
+            fault(match line.kind {
+                'f' => format!("has {} bytes and had {}", found.size, line.size),
+                _ => "is another device".into(),
+            });
+            return Ok(());
+        }
+        if found.mode != line.mode && !given.contains(path) {
+            fault(format!("has mode {:o} and had {:o}", found.mode, line.mode));
+        }
+        if owners && found.owner != line.owner {
+            fault(format!("belongs to {}:{} and belonged to {}:{}", found.owner.0, found.owner.1, line.owner.0, line.owner.1));
+        }
+        if found.mtime != line.mtime {
+            fault("was changed since".into());
+        }
+        match line.kind {
+            'f' if line.sum.is_some() => match file.sum() {
+                Ok(sum) if sum == line.sum => {}
+                Ok(_) => fault("has other contents".into()),
+                Err(Errno::ACCESS | Errno::PERM) => compared.unread += 1,
+                Err(errno) => fault(format!("can't be read: {}", io::Error::from(errno))),
+            },
+            'l' if found.sum != line.sum => fault("leads somewhere else".into()),
+            'd' if file.closed => {
+                compared.unread += 1;
+                closed.push([path, b"/"].concat());
+            }
+            'd' if found.sum != line.sum => fault("has other attributes for overlay".into()),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let hidden = |path: &[u8]| closed.iter().any(|directory| path.starts_with(directory));
+    compared.faults.extend(expected.into_keys().filter(|path| !hidden(path)).map(|path| (path, "is missing".to_owned())));
+    Ok(compared)
+}
+
+fn word(kind: char) -> &'static str {
+    match kind {
+        'f' => "a file",
+        'd' => "a directory",
+        'l' => "a symbolic link",
+        'p' => "a FIFO",
+        _ => "a device",
+    }
+}
+
+fn parse(record: &[u8]) -> Option<BTreeMap<Vec<u8>, Line>> {
+    let text = std::str::from_utf8(record).ok()?;
+    let mut lines = text.strip_suffix('\n')?.split('\n');
+    if lines.next()? != FIRST {
+        return None;
+    }
+    let mut expected = BTreeMap::new();
+    for line in lines.by_ref() {
+        if let Some(count) = line.strip_prefix("end ") {
+            return (count.parse() == Ok(expected.len()) && lines.next().is_none()).then_some(expected);
+        }
+        let mut words = line.splitn(8, ' ');
+        let kind = words.next()?.chars().next()?;
+        let mode = u32::from_str_radix(words.next()?, 8).ok()?;
+        let owner = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let size = words.next()?.parse().ok()?;
+        let (seconds, nanoseconds) = words.next()?.split_once('.')?;
+        let mtime = (seconds.parse().ok()?, nanoseconds.parse().ok()?);
+        let sum = match words.next()? {
+            "-" => None,
+            sum => Some(u32::from_str_radix(sum, 16).ok()?),
+        };
+        let path = crate::store::decoded(words.next()?)?;
+        let path = path.as_os_str().as_bytes().to_vec();
+        expected.insert(path, Line { kind, mode, owner, size, mtime, sum });
+    }
+    None
+}
+
+/// A file that the walk came to.
+struct Visited<'a> {
+    parent: &'a OwnedFd,
+    name: &'a CStr,
+    inode: u64,
+    /// A directory that can't be read.
+    closed: bool,
+}
+
+impl Visited<'_> {
+    /// The checksum of a regular file's contents.
+    fn sum(&self) -> rustix::io::Result<Option<u32>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOATIME;
+        let opened = match rustix::fs::openat(self.parent, self.name, flags, Mode::empty()) {
+            // Only the owner may leave the time of access alone.
+            Err(Errno::PERM) => rustix::fs::openat(self.parent, self.name, flags.difference(OFlags::NOATIME), Mode::empty()),
+            opened => opened,
+        };
+        let mut file = std::fs::File::from(opened?);
+        let mut crc = Crc::new();
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Some(crc.sum())),
+                Ok(n) => crc.update(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            }
+        }
+    }
+}
+
+/// Appends a path as text: `%` and bytes that aren't printable ASCII become `%XX`.
+fn encode(path: &[u8], text: &mut Vec<u8>) {
+    for byte in path {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => text.push(*byte),
+            _ => drop(write!(text, "%{byte:02x}")),
+        }
+    }
+}
+
+type Visit<'a> = dyn FnMut(&[u8], Line, &Visited<'_>) -> Result<()> + 'a;
+
+/// Visits a directory and all in it, each directory before what is in it, names sorted.
+fn walk(fs: &Path, flavour: Flavour, visit: &mut Visit<'_>) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fail = |errno| Error::io("read", fs, errno);
+    let root = rustix::fs::open(fs, flags, Mode::empty()).map_err(fail)?;
+    let stat = rustix::fs::fstat(&root).map_err(fail)?;
+    let line = line(&stat, Some(attributes(&root, flavour)));
+    visit(b"", line, &Visited { parent: &root, name: c".", inode: stat.st_ino, closed: false })?;
+    directory(&root, &mut Vec::new(), flavour, visit)
+}
+
+fn directory(at: &OwnedFd, path: &mut Vec<u8>, flavour: Flavour, visit: &mut Visit<'_>) -> Result<()> {
+    let fail = |path: &[u8], errno: Errno| Error::io("read", show(path), errno);
+    let mut names = Vec::new();
+    for entry in Dir::read_from(at).map_err(|errno| fail(path, errno))? {
+        let entry = entry.map_err(|errno| fail(path, errno))?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort();
+    let length = path.len();
+    for name in names {
+        path.truncate(length);
+        if length > 0 {
+            path.push(b'/');
+        }
+        path.extend(name.to_bytes());
+        let stat = match rustix::fs::statat(at, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            // A directory that may be listed and not entered.
+            Err(Errno::ACCESS) => continue,
+            Err(errno) => return Err(fail(path, errno)),
+        };
+        let mut visited = Visited { parent: at, name: &name, inode: stat.st_ino, closed: false };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                match rustix::fs::openat(at, &*name, flags, Mode::empty()) {
+                    Ok(child) => {
+                        visit(path, line(&stat, Some(attributes(&child, flavour))), &visited)?;
+                        directory(&child, path, flavour, visit)?;
+                    }
+                    Err(Errno::ACCESS) => {
+                        visited.closed = true;
+                        visit(path, line(&stat, None), &visited)?;
+                    }
+                    Err(errno) => return Err(fail(path, errno)),
+                }
+            }
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(at, &*name, Vec::new()).map_err(|errno| fail(path, errno))?;
+                visit(path, line(&stat, Some(crc(target.as_bytes()))), &visited)?;
+            }
+            _ => visit(path, line(&stat, None), &visited)?,
+        }
+    }
+    path.truncate(length);
+    Ok(())
+}
+
+/// What overlay would see of a directory beside its entries.
+fn attributes(directory: &OwnedFd, flavour: Flavour) -> u32 {
+    let mut value = [0; 8];
+    let direct = format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd());
+    match rustix::fs::getxattr(direct, flavour.opaque(), &mut value) {
+        Ok(length) => crc(&value[..length]),
+        Err(_) => 0,
+    }
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+#[allow(clippy::unnecessary_cast, clippy::cast_lossless)]
+fn line(stat: &Stat, sum: Option<u32>) -> Line {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let (kind, size) = match kind {
+        FileType::RegularFile => ('f', stat.st_size as u64),
+        FileType::Directory => ('d', 0),
+        FileType::Symlink => ('l', 0),
+        FileType::CharacterDevice => ('c', stat.st_rdev as u64),
+        FileType::BlockDevice => ('b', stat.st_rdev as u64),
+        FileType::Fifo => ('p', 0),
+        _ => ('s', 0),
+    };
+    Line {
+        kind,
+        mode: stat.st_mode & 0o7777,
+        owner: (stat.st_uid, stat.st_gid),
+        size,
+        mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        sum,
+    }
+}
