@@ -1,4 +1,5 @@
 //! What may be written behind `coracle`. Names and letters are Docker's.
+#![allow(rustdoc::broken_intra_doc_links, reason = "the comments are help texts, and their brackets no links")]
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -142,13 +143,8 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", help_heading = "Files")]
     pub(crate) volume: Vec<String>,
 
-    // As text and not as a comment: rustdoc takes the brackets for links.
-    #[arg(
-        long,
-        value_name = "KEY=VALUE,...",
-        help_heading = "Files",
-        help = "Mount: type=bind,src=PATH,dst=PATH[,readonly] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE][,tmpfs-mode=OCTAL]"
-    )]
+    /// Mount: type=bind,src=PATH,dst=PATH[,readonly] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE][,tmpfs-mode=OCTAL]
+    #[arg(long, value_name = "KEY=VALUE,...", help_heading = "Files")]
     pub(crate) mount: Vec<String>,
 
     /// Mount an empty directory in memory
