@@ -102,6 +102,8 @@ pub(crate) fn met(need: Need) -> bool {
         Need::Busybox => rootfs::busybox_program().is_some(),
         Need::DebianRoot => rootfs::debian_is_possible(),
         Need::Registry => registry::is_possible(),
+        Need::Skopeo => program::find("skopeo").is_some(),
+        Need::Buildah => program::find("buildah").is_some(),
         Need::Program => program::coracle().is_some(),
         Need::Strace => program::find("strace").is_some(),
         Need::Runc => program::find("runc").is_some(),

@@ -35,6 +35,10 @@ pub(crate) enum Need {
     DebianRoot,
     /// Debian's docker-registry, and skopeo to fill it.
     Registry,
+    /// skopeo, a peer that reads and writes our archives.
+    Skopeo,
+    /// buildah, a peer that reads our archives.
+    Buildah,
     /// The program `coracle`.
     Program,
     /// strace.
@@ -90,6 +94,9 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::Busybox, "busybox", &[Root, User, NoSub, VmRoot, VmUser]),
     (Need::DebianRoot, "debian-root", &[Root, User, NoSub]),
     (Need::Registry, "registry", &[Root, User, NoSub, VmRoot, VmUser]),
+    (Need::Skopeo, "skopeo", &[Root, User, NoSub]),
+    // A test where it's installed, as on developers' machines; nothing installs it.
+    (Need::Buildah, "buildah", &[]),
     (Need::Program, "program", &[Root, User, NoSub, VmRoot, VmUser]),
     (Need::Strace, "strace", &[Root, User, NoSub]),
     (Need::Runc, "runc", &[Root, User, NoSub]),

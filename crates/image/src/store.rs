@@ -178,8 +178,8 @@ impl Store {
         Store { keep_blobs: yes, ..self }
     }
 
-    /// A handle on the same store; what is read or brought in through it stays until the handle and its clones are dropped, whoever
-    /// prunes meanwhile. Importing, saving and tagging make one by themselves.
+    /// A handle on the same store; what is found by a name or brought in through it stays until the handle and its clones are dropped,
+    /// whoever prunes meanwhile. Pulling, importing, saving and tagging make one by themselves.
     ///
     /// # Errors
     /// [`Error::Disk`].
@@ -278,10 +278,12 @@ impl Store {
     /// # Errors
     /// [`Error::Disk`].
     pub fn images(&self) -> Result<Vec<Image>, Error> {
+        // Who lists doesn't need all of them to stay.
+        let store = self.without_session();
         let mut images = Vec::new();
-        for (_, record) in self.records()? {
+        for (_, record) in store.records()? {
             if let Some(record) = record
-                && let Some(image) = self.load(&record)?
+                && let Some(image) = store.load(&record)?
             {
                 images.push(image);
             }
@@ -310,7 +312,14 @@ impl Store {
         let mut found = self.named(name)?;
         let nearest = |image: &Image| platform.distance(&image.platform).unwrap_or(u32::MAX);
         let best = found.iter().enumerate().min_by_key(|(_, image)| nearest(image)).map(|(index, _)| index);
-        best.map(|index| found.swap_remove(index)).ok_or_else(|| Error::NoSuchImage { image: shortened(name) })
+        let no_such = || Error::NoSuchImage { image: shortened(name) };
+        let image = best.map(|index| found.swap_remove(index)).ok_or_else(no_such)?;
+        if self.session.is_none() {
+            return Ok(image);
+        }
+        // Held from here on; whether it still is what was found, the second look tells.
+        self.name([&image.digest, &image.id])?;
+        self.find(&image.reference, &image.platform)?.filter(|again| again.digest == image.digest).ok_or_else(no_such)
     }
 
     /// All images that a name means: a reference's, for whatever platforms; or one image's, under all its references.

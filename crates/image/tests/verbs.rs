@@ -158,7 +158,15 @@ fn a_session_holds_what_goes_through_it_and_only_that() {
     // Whoever takes it up now finds it whole.
     session.unpack(&a, &Memory::default()).unwrap();
     drop(session);
-    assert_eq!(place.store.prune(true, &NoSink).unwrap().deleted, [a.digest]);
+    // Whoever looks one up, or lists, doesn't hold the others.
+    let b = place.import(&TinyImage::new("linux/amd64", &[20]), "b");
+    let session = place.store.session().unwrap();
+    assert_eq!(session.images().unwrap().len(), 2);
+    assert_eq!(session.lookup(&b.id.hex()[..12], &amd64()).unwrap(), b);
+    place.store.remove("a", false, &NoSink).unwrap();
+    assert!(matches!(place.store.remove("b", false, &NoSink), Err(Error::InUse { .. })));
+    drop(session);
+    assert_eq!(place.store.prune(true, &NoSink).unwrap().deleted, [b.digest]);
 }
 
 #[test]
