@@ -58,7 +58,7 @@ fn too_many_requests_are_waited_for_as_long_as_the_registry_asks() {
     let waiting: Vec<_> = steps.lock().unwrap().iter().filter(|p| matches!(p, Progress::Waiting { .. })).cloned().collect();
     let [Progress::Waiting { address, why, wait, .. }] = &waiting[..] else { panic!("{waiting:?}") };
     assert_eq!((address, *wait), (&server.host(), Duration::from_secs(1)));
-    assert_eq!(why, "said toomanyrequests (a request); it asks to wait 1 s");
+    assert_eq!(why, "said toomanyrequests; it asks to wait 1 s");
 }
 
 #[test]

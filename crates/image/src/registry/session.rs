@@ -182,7 +182,7 @@ impl Session {
 
     /// Says that a mirror failed, and asks it no more where it isn't only that it lacks something.
     pub(super) fn mirror_failed(&self, source: &Source, failure: &Failure, part: &str) -> String {
-        let brief = failure.brief(part);
+        let brief = failure.brief(Some(part));
         tracing::warn!(mirror = %source.name, why = %brief, "a mirror is passed over");
         if !matches!(&failure.kind, Kind::Status(status) if status.is_unknown()) {
             source.down.store(true, Ordering::Relaxed);
@@ -253,7 +253,7 @@ impl Session {
             return Err(failure);
         };
         let wait = wait.max(failure.wait());
-        let why = failure.brief("a request");
+        let why = failure.brief(None);
         tracing::debug!(address = %failure.address, %why, ?wait, "trying again");
         self.report.tell(Progress::Waiting { address: failure.address, why, wait });
         tokio::time::sleep(wait).await;
@@ -375,11 +375,8 @@ impl Session {
         };
         call = call.accept("application/json");
         let origin = service.realm.origin();
-        // Its host is another one than the registry's: neither that one's certificates nor its leniency are for it.
-        let tls = match service.realm.host_str() == source.url("").ok().as_ref().and_then(Url::host_str) {
-            true => source.tls.clone(),
-            false => self.tls_of_others(&service.realm),
-        };
+        // Elsewhere than the registry, its certificates and its leniency aren't for it.
+        let tls = if source.owns(&service.realm) { source.tls.clone() } else { self.tls_of_others(&service.realm) };
         let mut backoff = self.backoff(source);
         loop {
             let owner = Owner { owns: &|url: &Url| url.origin() == origin, tls: &tls, secrets: secrets.clone() };
