@@ -177,6 +177,21 @@ fn a_slow_registry_that_never_stops_is_waited_for() {
 }
 
 #[test]
+fn a_refusal_that_never_ends_holds_nobody_up() {
+    for status in [404, 302] {
+        // Ten bytes a second, for longer than anybody waits.
+        let server = Server::new(move |request, answer| match request.path.contains("/manifests/") {
+            true => Answer { rate: Some(10), ..Answer::new(status).with("Location", "/elsewhere").body(vec![b'x'; 600]) },
+            false => answer,
+        });
+        let begun = Instant::now();
+        let with = puller().client(client().retries(0).stall_timeout(Duration::from_secs(1)));
+        Place::new().pull_with(&with, &format!("{}/a:1", server.host())).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{status}");
+    }
+}
+
+#[test]
 fn lengths_that_are_lies_are_found_out() {
     let tiny = image();
     let length = tiny.layers[0].len();

@@ -283,6 +283,16 @@ fn tags_are_listed_over_all_pages_of_this_registry() {
     let text = format!("can't list the tags of {unknown}: the registry {} said: name unknown (the list of tags)", server.host());
     assert_error(&wait(client().tags(&unknown)).unwrap_err(), &text, None);
 
+    let server = Server::new(|_, _| Answer::new(200).body("{\"tags\":[\"ok\",\"\u{1b}[2J\",\"\",\"a b\",\"../x\"]}"));
+    assert!(
+        matches!(wait(client().tags(&format!("{}/x", server.host()).parse().unwrap())), Err(Error::Registry { .. })),
+        "that is no JSON"
+    );
+    let server = Server::new(|_, _| Answer::new(200).body(r#"{"tags":["ok","\u001b[2J","","a b","../x"]}"#));
+    assert_eq!(wait(client().tags(&format!("{}/x", server.host()).parse().unwrap())).unwrap(), ["ok"]);
+    let server = Server::new(|_, _| Answer::new(200).body(r#"{"name":"x","tags":null}"#));
+    assert_eq!(wait(client().tags(&format!("{}/x", server.host()).parse().unwrap())).unwrap(), Vec::<String>::new());
+
     let thief = Server::honest();
     let away = thief.host();
     for link in

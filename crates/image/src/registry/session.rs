@@ -510,21 +510,24 @@ impl Session {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let wait = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| retry_after(v, now));
         let address = source.address();
-        // What can't be read is left unsaid.
-        let body = self.body(&address, response, COMPLAINT_MAX).await.unwrap_or_default();
+        // What can't be read, or comes a byte now and then, is left unsaid.
+        let body = tokio::time::timeout(self.settings.stall, self.body(&address, response, COMPLAINT_MAX)).await;
+        let body = body.map(Result::unwrap_or_default).unwrap_or_default();
         Failure::new(address, Kind::Status(Status::new(code, &body, wait)))
     }
 
-    /// Reads what nobody wants, so that the connection may be used again.
+    /// Reads what nobody wants, so that the connection may be used again; not for long, and not much.
     async fn drain(&self, mut response: Response) {
-        let mut rest = REST_MAX;
-        let wait = self.settings.stall.min(Duration::from_secs(1));
-        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(wait, response.chunk()).await {
-            match rest.checked_sub(chunk.len()) {
-                Some(less) => rest = less,
-                None => return,
+        let read = async {
+            let mut rest = REST_MAX;
+            while let Ok(Some(chunk)) = response.chunk().await {
+                match rest.checked_sub(chunk.len()) {
+                    Some(less) => rest = less,
+                    None => return,
+                }
             }
-        }
+        };
+        let _ = tokio::time::timeout(self.settings.stall.min(Duration::from_secs(1)), read).await;
     }
 
     /// Says in our words what went wrong with a part of the image.
