@@ -7,6 +7,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -59,6 +60,25 @@ fn too_many_requests_are_waited_for_as_long_as_the_registry_asks() {
     let [Progress::Waiting { address, why, wait, .. }] = &waiting[..] else { panic!("{waiting:?}") };
     assert_eq!((address, *wait), (&server.host(), Duration::from_secs(1)));
     assert_eq!(why, "said toomanyrequests; it asks to wait 1 s");
+}
+
+#[test]
+fn a_date_to_come_back_at_is_waited_for() {
+    let tiny = image();
+    let server = Server::new(at_first(
+        1,
+        |_, _| {
+            let date =
+                Command::new("date").env("LC_ALL", "C").args(["-u", "-d", "+3 seconds", "+%a, %d %b %Y %H:%M:%S GMT"]).output().unwrap();
+            Answer::new(503).with("Retry-After", String::from_utf8(date.stdout).unwrap().trim())
+        },
+        |_| true,
+    ));
+    server.add(&tiny, "a", "1");
+    let begun = Instant::now();
+    Place::new().pull(&format!("{}/a:1", server.host())).unwrap();
+    // Seconds have no parts there.
+    assert!((Duration::from_secs(1)..Duration::from_secs(8)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -766,7 +786,7 @@ fn a_machine_without_certificates_pulls_from_itself() {
     Place::new().pull(&format!("{}/a:1", server.host())).unwrap();
     // With TLS there's nobody to trust, and that is said.
     let error = Place::new().pull_with(&puller().client(client().secure(server.host())), &format!("{}/a:1", server.host())).unwrap_err();
-    let why = "this machine trusts no certificate authority: install the package ca-certificates, or name one by `Puller::trust`";
+    let why = "this machine trusts no certificate authority: install the package ca-certificates, or name one by `RegistryClient::trust`";
     assert_error(&error, &format!("can't use TLS: {why}"), None);
 }
 

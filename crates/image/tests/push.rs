@@ -446,7 +446,8 @@ fn images_go_to_a_real_registry_with_tls_and_a_password_and_come_back_the_same()
 
     let error = push(&pusher().client(client_of(&registry).credentials(&host, "bob", "wrong")), &place, &name, &format!("{host}/new:1"))
         .unwrap_err();
-    let text = format!("can't push {host}/new:1: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`");
+    let text =
+        format!("can't push {host}/new:1: the registry {host} said 401 Unauthorized to the user \"bob\" of `RegistryClient::credentials`");
     assert_eq!(error.to_string(), text);
 }
 
