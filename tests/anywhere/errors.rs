@@ -299,7 +299,7 @@ fn a_registry_that_wants_a_login_says_where_credentials_were_looked_for() {
     assert_eq!(text, format!("can't pull {address}/busybox:latest: the registry {address} said 401 Unauthorized to an anonymous request"));
     let remedy = remedy.expect("there is one");
     let begin = format!(
-        "log in with `docker login {address}` or `podman login {address}`, or use `Puller::credentials`; credentials were looked for in "
+        "log in with `docker login {address}` or `podman login {address}`, or use `RegistryClient::credentials`; credentials were looked for in "
     );
     let end = "; and check the name: some registries answer so where there is no such image";
     let looked_in = remedy.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(end)).unwrap_or_else(|| panic!("{remedy}"));

@@ -108,9 +108,9 @@ fn fixes(remedy: Option<String>) -> Vec<String> {
         line => line
             .replace("-- cargo test", "-- coracle run …")
             .replace("Engine::builder().root(..)", "--root DIR")
-            .replace("give it to `Puller::trust`", "put it into /etc/docker/certs.d/REGISTRY/ca.crt")
-            .replace("needs `Puller::insecure`", "needs `insecure = true` in registries.conf")
-            .replace(", or use `Puller::credentials`", ""),
+            .replace("give it to `RegistryClient::trust`", "put it into /etc/docker/certs.d/REGISTRY/ca.crt")
+            .replace("needs `RegistryClient::insecure`", "needs `insecure = true` in registries.conf")
+            .replace(", or use `RegistryClient::credentials`", ""),
     };
     remedy.iter().flat_map(|text| text.lines()).map(words).collect()
 }
@@ -132,10 +132,10 @@ mod tests {
             ["systemd-run --user --scope -p Delegate=yes -- coracle run …"]
         );
         assert_eq!(
-            say("give it to `Puller::trust`; a registry without TLS needs `Puller::insecure`"),
+            say("give it to `RegistryClient::trust`; a registry without TLS needs `RegistryClient::insecure`"),
             ["put it into /etc/docker/certs.d/REGISTRY/ca.crt; a registry without TLS needs `insecure = true` in registries.conf"]
         );
-        assert_eq!(say("log in with `docker login a`, or use `Puller::credentials`; and"), ["log in with `docker login a`; and"]);
+        assert_eq!(say("log in with `docker login a`, or use `RegistryClient::credentials`; and"), ["log in with `docker login a`; and"]);
         assert_eq!(fixes(None), Vec::<String>::new());
     }
 }

@@ -425,12 +425,12 @@ impl Error {
             Error::Mirrors { error, .. } => return error.remedy(),
             Error::NotInStore { .. } => "pull it, or import it".into(),
             Error::Tls { .. } => "add the authority that signed the registry's certificate to this machine's trusted ones, or give \
-                it to `Puller::trust`; a registry without TLS needs `Puller::insecure`"
+                it to `RegistryClient::trust`; a registry without TLS needs `RegistryClient::insecure`"
                 .into(),
             Error::Denied { registry, looked_in, .. } => {
                 let places = if looked_in.is_empty() { "nowhere".to_owned() } else { list(looked_in) };
                 format!(
-                    "log in with `docker login {registry}` or `podman login {registry}`, or use `Puller::credentials`; credentials \
+                    "log in with `docker login {registry}` or `podman login {registry}`, or use `RegistryClient::credentials`; credentials \
                      were looked for in {places}; and check the name: some registries answer so where there is no such image"
                 )
             }

@@ -180,6 +180,12 @@ fn parse(text: &str) -> Result<Reference, Failure> {
     Ok(Reference { registry: registry.to_owned(), repository, tag, digest })
 }
 
+/// Whether a text can be a tag.
+#[cfg(feature = "registry")]
+pub(crate) fn is_tag(text: &str) -> bool {
+    check_tag(text).is_ok()
+}
+
 /// `[\w][\w.-]{0,127}`
 fn check_tag(tag: &str) -> Result<(), String> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';

@@ -7,6 +7,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -58,7 +59,26 @@ fn too_many_requests_are_waited_for_as_long_as_the_registry_asks() {
     let waiting: Vec<_> = steps.lock().unwrap().iter().filter(|p| matches!(p, Progress::Waiting { .. })).cloned().collect();
     let [Progress::Waiting { address, why, wait, .. }] = &waiting[..] else { panic!("{waiting:?}") };
     assert_eq!((address, *wait), (&server.host(), Duration::from_secs(1)));
-    assert_eq!(why, "said toomanyrequests (a request); it asks to wait 1 s");
+    assert_eq!(why, "said toomanyrequests; it asks to wait 1 s");
+}
+
+#[test]
+fn a_date_to_come_back_at_is_waited_for() {
+    let tiny = image();
+    let server = Server::new(at_first(
+        1,
+        |_, _| {
+            let date =
+                Command::new("date").env("LC_ALL", "C").args(["-u", "-d", "+3 seconds", "+%a, %d %b %Y %H:%M:%S GMT"]).output().unwrap();
+            Answer::new(503).with("Retry-After", String::from_utf8(date.stdout).unwrap().trim())
+        },
+        |_| true,
+    ));
+    server.add(&tiny, "a", "1");
+    let begun = Instant::now();
+    Place::new().pull(&format!("{}/a:1", server.host())).unwrap();
+    // Seconds have no parts there.
+    assert!((Duration::from_secs(1)..Duration::from_secs(8)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -174,6 +194,21 @@ fn a_slow_registry_that_never_stops_is_waited_for() {
         .pull_with(&puller().client(client().retries(0).stall_timeout(Duration::from_millis(700))), &format!("{}/a:1", server.host()))
         .unwrap();
     assert!(place.sink.holds(&tiny));
+}
+
+#[test]
+fn a_refusal_that_never_ends_holds_nobody_up() {
+    for status in [404, 302] {
+        // Ten bytes a second, for longer than anybody waits.
+        let server = Server::new(move |request, answer| match request.path.contains("/manifests/") {
+            true => Answer { rate: Some(10), ..Answer::new(status).with("Location", "/elsewhere").body(vec![b'x'; 600]) },
+            false => answer,
+        });
+        let begun = Instant::now();
+        let with = puller().client(client().retries(0).stall_timeout(Duration::from_secs(1)));
+        Place::new().pull_with(&with, &format!("{}/a:1", server.host())).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{status}");
+    }
 }
 
 #[test]
@@ -751,7 +786,7 @@ fn a_machine_without_certificates_pulls_from_itself() {
     Place::new().pull(&format!("{}/a:1", server.host())).unwrap();
     // With TLS there's nobody to trust, and that is said.
     let error = Place::new().pull_with(&puller().client(client().secure(server.host())), &format!("{}/a:1", server.host())).unwrap_err();
-    let why = "this machine trusts no certificate authority: install the package ca-certificates, or name one by `Puller::trust`";
+    let why = "this machine trusts no certificate authority: install the package ca-certificates, or name one by `RegistryClient::trust`";
     assert_error(&error, &format!("can't use TLS: {why}"), None);
 }
 

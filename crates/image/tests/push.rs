@@ -283,6 +283,16 @@ fn tags_are_listed_over_all_pages_of_this_registry() {
     let text = format!("can't list the tags of {unknown}: the registry {} said: name unknown (the list of tags)", server.host());
     assert_error(&wait(client().tags(&unknown)).unwrap_err(), &text, None);
 
+    let server = Server::new(|_, _| Answer::new(200).body("{\"tags\":[\"ok\",\"\u{1b}[2J\",\"\",\"a b\",\"../x\"]}"));
+    assert!(
+        matches!(wait(client().tags(&format!("{}/x", server.host()).parse().unwrap())), Err(Error::Registry { .. })),
+        "that is no JSON"
+    );
+    let server = Server::new(|_, _| Answer::new(200).body(r#"{"tags":["ok","\u001b[2J","","a b","../x"]}"#));
+    assert_eq!(wait(client().tags(&format!("{}/x", server.host()).parse().unwrap())).unwrap(), ["ok"]);
+    let server = Server::new(|_, _| Answer::new(200).body(r#"{"name":"x","tags":null}"#));
+    assert_eq!(wait(client().tags(&format!("{}/x", server.host()).parse().unwrap())).unwrap(), Vec::<String>::new());
+
     let thief = Server::honest();
     let away = thief.host();
     for link in
@@ -436,7 +446,8 @@ fn images_go_to_a_real_registry_with_tls_and_a_password_and_come_back_the_same()
 
     let error = push(&pusher().client(client_of(&registry).credentials(&host, "bob", "wrong")), &place, &name, &format!("{host}/new:1"))
         .unwrap_err();
-    let text = format!("can't push {host}/new:1: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`");
+    let text =
+        format!("can't push {host}/new:1: the registry {host} said 401 Unauthorized to the user \"bob\" of `RegistryClient::credentials`");
     assert_eq!(error.to_string(), text);
 }
 

@@ -301,7 +301,7 @@ fn a_registry_that_wants_a_password_gets_one_or_says_where_it_was_looked_for() {
     let name = format!("{host}/private:1");
     let remedy = |places: &str| {
         format!(
-            "log in with `docker login {host}` or `podman login {host}`, or use `Puller::credentials`; credentials were looked \
+            "log in with `docker login {host}` or `podman login {host}`, or use `RegistryClient::credentials`; credentials were looked \
              for in {places}; and check the name: some registries answer so where there is no such image"
         )
     };
@@ -332,8 +332,8 @@ fn a_registry_that_wants_a_password_gets_one_or_says_where_it_was_looked_for() {
     let error = place.pull_with(&self::puller().credentials(&host, "bob", "x"), &name).unwrap_err();
     assert_error(
         &error,
-        &format!("can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`"),
-        Some(&remedy("`Puller::credentials`")),
+        &format!("can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `RegistryClient::credentials`"),
+        Some(&remedy("`RegistryClient::credentials`")),
     );
     assert!(!format!("{:?}", self::puller().credentials(&host, "bob", "secret")).contains("secret"));
 }
@@ -349,8 +349,8 @@ fn a_certificate_of_an_unknown_authority_is_refused_and_trusted_when_told() {
     let host = registry.host();
     let name = format!("{host}/app:1");
     let remedy = Some(
-        "add the authority that signed the registry's certificate to this machine's trusted ones, or give it to `Puller::trust`; \
-         a registry without TLS needs `Puller::insecure`",
+        "add the authority that signed the registry's certificate to this machine's trusted ones, or give it to `RegistryClient::trust`; \
+         a registry without TLS needs `RegistryClient::insecure`",
     );
     let secure = puller().secure(&host);
     assert_error(
@@ -613,7 +613,7 @@ fn a_token_is_fetched_where_the_registry_says() {
     let error = Place::new().pull_with(&puller().credentials(&host, "bob", "wrong"), &name).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `Puller::credentials`")
+        format!("can't pull {name}: the registry {host} said 401 Unauthorized to the user \"bob\" of `RegistryClient::credentials`")
     );
 }
 

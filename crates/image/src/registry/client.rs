@@ -19,7 +19,7 @@ use super::source::Source;
 use crate::digest::Digest;
 use crate::error::{Error, Verb};
 use crate::manifest::MANIFEST_MAX;
-use crate::reference::Reference;
+use crate::reference::{Reference, is_tag};
 
 /// The documents that a registry may answer with.
 pub(super) const DOCUMENTS: &str = concat!(
@@ -227,7 +227,7 @@ impl RegistryClient {
         session.manifest(reference.digest()).await
     }
 
-    /// The tags of a repository, as the registry lists them; the reference's own doesn't matter.
+    /// The tags of a repository, as the registry lists them, but for what can't be a tag; the reference's own doesn't matter.
     ///
     /// # Errors
     /// [`Error::Registry`] where there is no such repository, and all that says why a registry couldn't be asked.
@@ -239,7 +239,8 @@ impl RegistryClient {
         let session = self.session(reference, Verb::Tags, Report::default()).await?;
         let pages = |source| session.pages(source, "tags/list?n=1000");
         let pages: Vec<Page> = session.ask_sources(true, "the list of tags", pages).await?.0;
-        Ok(pages.into_iter().flat_map(|page| page.tags.unwrap_or_default()).collect())
+        let tags = pages.into_iter().flat_map(|page| page.tags.unwrap_or_default());
+        Ok(tags.filter(|tag| is_tag(tag)).collect())
     }
 
     /// Deletes a manifest, if the reference has a digest, with all tags of it; else the tag alone. Not every registry lets one.

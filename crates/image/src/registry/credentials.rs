@@ -88,8 +88,8 @@ pub(super) fn find(
     if let Some((user, password)) = given.get(registry) {
         return Ok(Found {
             credentials: Credentials::Password { user: user.clone(), password: password.clone() },
-            who: format!("the user {user:?} of `Puller::credentials`"),
-            looked_in: vec!["`Puller::credentials`".into()],
+            who: format!("the user {user:?} of `RegistryClient::credentials`"),
+            looked_in: vec!["`RegistryClient::credentials`".into()],
         });
     }
     let files = match only {

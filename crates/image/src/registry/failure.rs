@@ -78,12 +78,13 @@ impl Status {
     }
 
     /// `too many requests (the manifest)`, `HTTP status 500: oh (the manifest)`.
-    fn said(&self, part: &str) -> String {
+    fn said(&self, part: Option<&str>) -> String {
+        let part = part.map(|part| format!(" ({part})")).unwrap_or_default();
         let said = match (&self.name, self.message.as_str()) {
             (Some(_), "") => "an error without a reason".to_owned(),
-            (Some(_), message) => format!("{message} ({part})"),
-            (None, "") => format!("HTTP status {} ({part})", self.code.as_u16()),
-            (None, message) => format!("HTTP status {}: {message} ({part})", self.code.as_u16()),
+            (Some(_), message) => format!("{message}{part}"),
+            (None, "") => format!("HTTP status {}{part}", self.code.as_u16()),
+            (None, message) => format!("HTTP status {}: {message}{part}", self.code.as_u16()),
         };
         match self.wait {
             Some(wait) if self.is_passing() && !wait.is_zero() => format!("{said}; it asks to wait {} s", wait.as_secs()),
@@ -139,8 +140,8 @@ impl Failure {
         }
     }
 
-    /// In few words, for a list.
-    pub(super) fn brief(&self, part: &str) -> String {
+    /// In few words, for a list: what its host did with a part of the image, or with something that was just told.
+    pub(super) fn brief(&self, part: Option<&str>) -> String {
         match &self.kind {
             Kind::Unreachable(why) => format!("can't be reached: {why}"),
             Kind::Tls(why) => format!("has no TLS to be trusted: {why}"),
@@ -179,7 +180,7 @@ impl Failure {
                     let said = if status.message.is_empty() { "404 Not Found".to_owned() } else { status.message };
                     Error::UnknownImage { verb, image, registry, said }
                 }
-                _ => Error::Registry { verb, image, registry, said: status.said(part) },
+                _ => Error::Registry { verb, image, registry, said: status.said(Some(part)) },
             },
         }
     }

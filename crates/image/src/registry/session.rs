@@ -182,7 +182,7 @@ impl Session {
 
     /// Says that a mirror failed, and asks it no more where it isn't only that it lacks something.
     pub(super) fn mirror_failed(&self, source: &Source, failure: &Failure, part: &str) -> String {
-        let brief = failure.brief(part);
+        let brief = failure.brief(Some(part));
         tracing::warn!(mirror = %source.name, why = %brief, "a mirror is passed over");
         if !matches!(&failure.kind, Kind::Status(status) if status.is_unknown()) {
             source.down.store(true, Ordering::Relaxed);
@@ -253,7 +253,7 @@ impl Session {
             return Err(failure);
         };
         let wait = wait.max(failure.wait());
-        let why = failure.brief("a request");
+        let why = failure.brief(None);
         tracing::debug!(address = %failure.address, %why, ?wait, "trying again");
         self.report.tell(Progress::Waiting { address: failure.address, why, wait });
         tokio::time::sleep(wait).await;
@@ -375,11 +375,8 @@ impl Session {
         };
         call = call.accept("application/json");
         let origin = service.realm.origin();
-        // Its host is another one than the registry's: neither that one's certificates nor its leniency are for it.
-        let tls = match service.realm.host_str() == source.url("").ok().as_ref().and_then(Url::host_str) {
-            true => source.tls.clone(),
-            false => self.tls_of_others(&service.realm),
-        };
+        // Elsewhere than the registry, its certificates and its leniency aren't for it.
+        let tls = if source.owns(&service.realm) { source.tls.clone() } else { self.tls_of_others(&service.realm) };
         let mut backoff = self.backoff(source);
         loop {
             let owner = Owner { owns: &|url: &Url| url.origin() == origin, tls: &tls, secrets: secrets.clone() };
@@ -513,21 +510,24 @@ impl Session {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let wait = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| retry_after(v, now));
         let address = source.address();
-        // What can't be read is left unsaid.
-        let body = self.body(&address, response, COMPLAINT_MAX).await.unwrap_or_default();
+        // What can't be read, or comes a byte now and then, is left unsaid.
+        let body = tokio::time::timeout(self.settings.stall, self.body(&address, response, COMPLAINT_MAX)).await;
+        let body = body.map(Result::unwrap_or_default).unwrap_or_default();
         Failure::new(address, Kind::Status(Status::new(code, &body, wait)))
     }
 
-    /// Reads what nobody wants, so that the connection may be used again.
+    /// Reads what nobody wants, so that the connection may be used again; not for long, and not much.
     async fn drain(&self, mut response: Response) {
-        let mut rest = REST_MAX;
-        let wait = self.settings.stall.min(Duration::from_secs(1));
-        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(wait, response.chunk()).await {
-            match rest.checked_sub(chunk.len()) {
-                Some(less) => rest = less,
-                None => return,
+        let read = async {
+            let mut rest = REST_MAX;
+            while let Ok(Some(chunk)) = response.chunk().await {
+                match rest.checked_sub(chunk.len()) {
+                    Some(less) => rest = less,
+                    None => return,
+                }
             }
-        }
+        };
+        let _ = tokio::time::timeout(self.settings.stall.min(Duration::from_secs(1)), read).await;
     }
 
     /// Says in our words what went wrong with a part of the image.

@@ -110,7 +110,8 @@ impl Transport {
             }
         }
         if roots.is_empty() {
-            let why = "this machine trusts no certificate authority: install the package ca-certificates, or name one by `Puller::trust`";
+            let why =
+                "this machine trusts no certificate authority: install the package ca-certificates, or name one by `RegistryClient::trust`";
             return Err(Error::Setting { what: "TLS".into(), why: why.into() });
         }
         Ok(roots)

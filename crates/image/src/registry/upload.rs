@@ -95,7 +95,7 @@ impl Upload<'_> {
                 // An upload that the registry has forgotten, or that it and we disagree on: anew, if there is another try.
                 Kind::Status(status) if matches!(status.code.as_u16(), 404 | 416) && begun.is_some() => {
                     begun = None;
-                    let broken = Failure::new(failure.address.clone(), Kind::Broken(failure.brief("an upload")));
+                    let broken = Failure::new(failure.address.clone(), Kind::Broken(failure.brief(None)));
                     self.session.again(&mut backoff, broken).await.map_err(|_| failure)?;
                     continue;
                 }
@@ -299,5 +299,84 @@ impl Body for Piece {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Verb;
+    use crate::registry::session::{Report, scope};
+    use crate::registry::settings::Settings;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn ranges_of_uploads_are_read() {
+        let cases =
+            [("0-1023", Some(1023)), ("bytes=0-9", Some(9)), (" 0-0 ", Some(0)), ("0-", None), ("9", None), ("", None), ("0--1", None)];
+        for (value, last) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(RANGE, value.parse().unwrap());
+            assert_eq!(range_end(&headers), last, "{value:?}");
+        }
+    }
+
+    struct Stopped(std::process::Child);
+
+    impl Drop for Stopped {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Needs docker-registry, which never asks for chunks by itself.
+    #[test]
+    fn a_real_registry_takes_chunks_and_says_how_far_an_upload_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}/data\nhttp:\n  addr: 127.0.0.1:{port}\n",
+            dir.path().display()
+        );
+        std::fs::write(dir.path().join("config.yml"), config).unwrap();
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(dir.path().join("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(child) = command.spawn() else {
+            println!("SKIP: docker-registry");
+            return;
+        };
+        let _stopped = Stopped(child);
+        let end = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < end, "docker-registry doesn't start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let bytes: Bytes = (0..10_000_000u32).map(|n| (n ^ (n >> 9)) as u8).collect::<Vec<u8>>().into();
+        let digest = Digest::sha256(&bytes);
+        let reference = format!("127.0.0.1:{port}/team/x:1").parse().unwrap();
+        let session = Session::new(Settings::default(), &Arc::default(), reference, Verb::Push, Report::default()).unwrap();
+        let scope = scope("team/x", "pull,push");
+        let upload = Upload {
+            session: &session,
+            source: session.registry(),
+            scope: &scope,
+            digest: &digest,
+            content: Content::Memory(bytes),
+            from: None,
+            report: Arc::new(|_| {}),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut begun = upload.begin().await.unwrap().unwrap();
+            upload.patch(&mut begun, CHUNK).await.unwrap();
+            assert_eq!(begun.offset, CHUNK);
+            // As after a connection that broke off.
+            let begun = upload.how_far(Begun { offset: 0, ..begun }).await.unwrap();
+            assert_eq!(begun.offset, CHUNK);
+            assert!(upload.attempt(&mut Some(begun), true).await.unwrap());
+            assert!(!upload.run().await.unwrap(), "it is there");
+        });
     }
 }
