@@ -7,6 +7,7 @@
 mod arguments;
 mod detached;
 mod environment;
+mod exec;
 mod failure;
 mod images;
 mod json;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Pull(arguments) => images::pull(root, arguments),
         Command::Images(arguments) => images::list(root, &arguments),
         Command::Ps(arguments) => ps::list(root, &arguments),
+        Command::Exec(arguments) => exec::run(root, &arguments),
         Command::Stop(arguments) => detached::stop(root, &arguments),
         Command::Kill(arguments) => detached::kill(root, &arguments),
     };

@@ -56,6 +56,9 @@ pub struct Exec {
     cgroup: Option<Fd>,
     /// Makes the process in a user namespace.
     helper: Option<Fd>,
+    helper_pid: u32,
+    /// Whether the helper was killed before it told of the process, which may be there all the same.
+    lost: bool,
     /// The process: the command, or our init of it where there is no cgroup.
     process: Option<Fd>,
     pid: u32,
@@ -111,6 +114,8 @@ impl Exec {
             id,
             cgroup: None,
             helper: None,
+            helper_pid: 0,
+            lost: false,
             process: None,
             pid: 0,
             command: None,
@@ -134,6 +139,16 @@ impl Exec {
 
     pub fn is_over(&self) -> bool {
         self.stage == Stage::Over
+    }
+
+    /// Whether this process is known to be one of its.
+    pub fn has(&self, pid: u32) -> bool {
+        self.process.is_some() && self.pid == pid || self.helper.is_some() && self.helper_pid == pid
+    }
+
+    /// Whether a process of it may be a child of ours that nobody knows; once.
+    pub fn has_lost_one(&mut self) -> bool {
+        core::mem::take(&mut self.lost)
     }
 
     pub fn is_running(&self) -> bool {
@@ -339,7 +354,7 @@ impl Exec {
         };
         match cloned {
             Ok((Cloned::Child, placed)) => self.inside(container, theirs, by_helper, placed),
-            Ok((Cloned::Parent { pidfd, .. }, _)) if by_helper => self.helper = Some(pidfd),
+            Ok((Cloned::Parent { pid, pidfd }, _)) if by_helper => (self.helper_pid, self.helper) = (pid, Some(pidfd)),
             Ok((Cloned::Parent { pid, pidfd }, _)) => (self.pid, self.process) = (pid, Some(pidfd)),
             Err(errno) => {
                 close(theirs);
@@ -551,6 +566,7 @@ impl Exec {
             close(f);
             self.helper = None;
             if self.process.is_none() {
+                self.lost = !self.decided;
                 self.failed(&Failure { stage: stage::STEP, index: u32::MAX, fault: Errno(0).into() });
                 self.finish_if_empty(plan);
             }

@@ -59,7 +59,8 @@ impl<'a> Executable<'a> {
         Ok(Self {
             program: exec.argv.iter().next().ok_or(Errno::EINVAL)?,
             path: path.unwrap_or(container.path),
-            session: false,
+            // Signals of a terminal's are no further command's.
+            session: true,
             tells_path: true,
             arguments: Pointers::of(exec.argv.iter(), exec.argv.len())?,
             environment,

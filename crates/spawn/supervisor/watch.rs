@@ -13,8 +13,8 @@ use crate::failure::{Failure, Fault};
 use crate::peer::{Next, Peer, answer_to, answers_to};
 use crate::system_call::{
     Cloned, Errno, Fd, POLLIN, Pages, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit, getpid, getuid,
-    listen_at, now, open, openat2, peer_uid, pidfd_send_signal, poll, prctl, receive_message, send_message, setresgid, setresuid, setsid,
-    socketpair, wait_any, wait_pidfd,
+    listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, reap, receive_message, send_message, setresgid,
+    setresuid, setsid, socketpair, wait_any, wait_pidfd,
 };
 use crate::text::Buffer;
 use crate::wire::{self, Answer, Field, Left, List, Out, Plan, Reader, Report, Request, cause, killed_by, stage};
@@ -42,6 +42,8 @@ struct Watch<'a> {
     /// How many there have been.
     execs_begun: u32,
     polled: Table<PollFd, MANY>,
+    /// Until when to look for children that nobody knows.
+    strays: u64,
     listener: Option<Fd>,
     first: Option<Fd>,
     pid: u32,
@@ -76,6 +78,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
         execs: Table::new(),
         execs_begun: 0,
         polled: Table::new(),
+        strays: 0,
         listener: None,
         first: None,
         pid: 0,
@@ -173,7 +176,10 @@ impl Watch<'_> {
         loop {
             let watched = [Some(first), self.report, self.owner, self.listener, self.peer.as_ref().map(|peer| peer.socket)];
             let mut few = watched.map(|f| PollFd { fd: f.map_or(-1, |f| f.0), events: POLLIN, revents: 0 });
-            let next = self.deadlines.iter().map(|d| d.0).chain(self.execs.iter().map(Exec::next_time)).min().unwrap_or(u64::MAX);
+            let mut next = self.deadlines.iter().map(|d| d.0).chain(self.execs.iter().map(Exec::next_time)).min().unwrap_or(u64::MAX);
+            if self.strays > 0 {
+                next = next.min(self.reap_strays());
+            }
             let timeout = (next != u64::MAX).then(|| next.saturating_sub(now()));
             let alone = self.others.is_empty() && self.execs.is_empty();
             if alone {
@@ -246,6 +252,9 @@ impl Watch<'_> {
         for i in (0..execs).rev() {
             let at = FEW + others + i * POLLED;
             self.execs[i].go_on(container, self.polled.get(at..at + POLLED).unwrap_or_default());
+            if self.execs[i].has_lost_one() {
+                self.strays = now().saturating_add(1000 * MILLISECOND);
+            }
             if self.execs[i].is_over() {
                 self.execs.swap_remove(i);
             }
@@ -261,6 +270,20 @@ impl Watch<'_> {
         if self.others.is_empty() && self.execs.is_empty() {
             self.polled.clear();
         }
+    }
+
+    /// Reaps a child that a further command's helper made and was killed before it could tell of it: the container's first process can't
+    /// end while it is there. The answer is when to look again.
+    fn reap_strays(&mut self) -> u64 {
+        if let Some(pid) = peek_any().filter(|&pid| pid != self.pid && !self.execs.iter().any(|exec| exec.has(pid))) {
+            reap(pid);
+        }
+        let time = now();
+        if time >= self.strays {
+            self.strays = 0;
+            return u64::MAX;
+        }
+        time.saturating_add(5 * MILLISECOND)
     }
 
     /// Begins one more command.

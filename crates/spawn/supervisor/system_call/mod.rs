@@ -686,6 +686,25 @@ pub fn wait_any() -> Result<Option<(u32, i32)>> {
     }
 }
 
+/// waitid(2) for any child that has ended, which stays as it is: its pid.
+pub fn peek_any() -> Option<u32> {
+    const P_ALL: usize = 0;
+    const WNOHANG: usize = 1;
+    const WEXITED: usize = 4;
+    const WNOWAIT: usize = 0x0100_0000;
+    let mut info = [0i32; 32];
+    let flags = WEXITED | WNOHANG | WNOWAIT | 0x4000_0000;
+    call(number::WAITID, [P_ALL, 0, info.as_mut_ptr() as usize, flags, 0, 0]).ok()?;
+    // struct siginfo: signal, errno, code and padding, and the pid.
+    u32::try_from(info[4]).ok().filter(|&pid| info[0] != 0 && pid != 0)
+}
+
+/// wait4(2) for one child that has ended.
+pub fn reap(pid: u32) {
+    const WNOHANG: usize = 1;
+    let _ = call(number::WAIT4, [pid as usize, 0, WNOHANG | 0x4000_0000, 0, 0, 0]);
+}
+
 pub fn pidfd_open(pid: u32) -> Result<Fd> {
     fd(call(shared::PIDFD_OPEN, [pid as usize, 0, 0, 0, 0, 0]))
 }
