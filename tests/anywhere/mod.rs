@@ -3,6 +3,7 @@
 mod defaults;
 mod errors;
 mod escapes;
+mod exec;
 mod fixtures;
 mod image;
 mod life;

@@ -38,6 +38,7 @@ pub(crate) enum Command {
     Image(ImageCommand),
     /// List the containers that run, of this program and of others with the same --root
     Ps(List),
+    Exec(Exec),
     Stop(Stop),
     Kill(Kill),
 }
@@ -397,6 +398,61 @@ pub(crate) struct List {
 pub(crate) enum Format {
     Table,
     Json,
+}
+
+const EXEC_AFTER: &str = "\
+The command has what the container's own has, and ends when this program does, by whatever means, with all that it started; unless it is
+detached. What it leaves running when it ends by itself stays, until the container ends.
+
+Exit codes:
+  the command's own, or 128 + n where signal n ended it
+  1    there is no such container
+  125  coracle itself failed
+  126  the command is there and can't be executed
+  127  the command isn't there
+
+Examples:
+  coracle exec 1f0c id
+  coracle exec -i 1f0c sh < script
+  coracle exec -u postgres -e PGDATABASE=app 1f0c psql -c 'select 1'";
+
+/// Run one more command in a detached container
+///
+/// Flags end at CONTAINER: what follows is the command.
+#[derive(Debug, Args)]
+#[command(override_usage = "coracle exec [OPTIONS] CONTAINER COMMAND [ARG]...", after_help = EXEC_AFTER)]
+pub(crate) struct Exec {
+    // The usage tells what they are.
+    #[arg(value_name = "CONTAINER COMMAND [ARG]", trailing_var_arg = true, required = true, num_args = 2.., hide = true)]
+    pub(crate) words: Vec<OsString>,
+
+    /// Don't wait, and let it outlive this program
+    #[arg(short, long, conflicts_with = "interactive")]
+    pub(crate) detach: bool,
+
+    /// Set a variable; KEY alone takes its value from this environment
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<OsString>,
+
+    /// Set the variables in this file: KEY=VALUE or KEY, one a line; # begins a comment. --env is stronger
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+
+    /// Not yet: there are no terminals for containers
+    #[arg(short, long, hide = true)]
+    pub(crate) tty: bool,
+
+    /// The user, by name or number, and after a colon the group
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<OsString>,
+
+    /// The working directory; it must be there
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
 }
 
 /// Ask detached containers to end, and end them if they don't

@@ -51,7 +51,8 @@ fn each<F: Future<Output = Result<Container, Error>>>(
     })
 }
 
-fn attach(engine: &Engine, id: &str) -> Result<Container, Failure> {
+/// A container that answers.
+pub(crate) fn attach(engine: &Engine, id: &str) -> Result<Container, Failure> {
     engine.attach(id).map_err(|error| match error {
         Error::Start(error) => {
             let fix = "only detached containers answer here; one that isn't ends with the program that started it (see `coracle ps`)";

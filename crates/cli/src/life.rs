@@ -95,18 +95,18 @@ async fn to_the_end(container: &Container, signals: &mut Signals, mut interrupte
 }
 
 /// The signals that are passed on. Others have their usual effect on this program, and so end the container.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: unix::Signal,
     terminate: unix::Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let listen = |kind| unix::signal(kind).map_err(|error| Failure::new(format!("can't listen to signals: {error}")));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.terminate.recv() => Signal::TERM,
@@ -115,11 +115,11 @@ impl Signals {
 }
 
 /// What a shell says of a program that this signal ended.
-fn died_by(signal: Signal) -> u8 {
+pub(crate) fn died_by(signal: Signal) -> u8 {
     u8::try_from(128 + signal.number()).unwrap_or(OURS)
 }
 
-fn exit_code(status: ExitStatus) -> u8 {
+pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(code), _) => u8::try_from(code).unwrap_or(OURS),
         (None, Some(signal)) => died_by(signal),

@@ -8,6 +8,7 @@ mod archives;
 mod arguments;
 mod detached;
 mod environment;
+mod exec;
 mod failure;
 mod images;
 mod json;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Load(arguments) | Command::Image(ImageCommand::Load(arguments)) => archives::load(root, arguments),
         Command::Import(arguments) | Command::Image(ImageCommand::Import(arguments)) => archives::import(root, arguments),
         Command::Ps(arguments) => ps::list(root, &arguments),
+        Command::Exec(arguments) => exec::run(root, &arguments),
         Command::Stop(arguments) => detached::stop(root, &arguments),
         Command::Kill(arguments) => detached::kill(root, &arguments),
     };

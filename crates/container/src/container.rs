@@ -2,18 +2,20 @@
 
 use crate::background;
 use crate::builder::ContainerBuilder;
+use crate::complete::{self, Complete};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::exec::{ExecBuilder, ExecSummary};
 use crate::exit::{ExitStatus, Output, Usage};
 use crate::lower::{self, Lowered};
 use crate::state::Description;
-use crate::stdio::{Collecting, ContainerStderr, ContainerStdin, ContainerStdout, Feeding, Stdio};
+use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
 use coracle_cgroups::{Enforced, Events, Refusal, Stat};
 use coracle_spawn::{Child, Ended, Record, Signal};
+use std::ffi::OsString;
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -116,6 +118,37 @@ impl Container {
         if left.is_empty() { Ok(()) } else { Err(Error::NotRemoved { left }) }
     }
 
+    /// Describes one more command in here, which has what the container's own has: user, environment, limits, privileges, view. Nothing
+    /// happens before [`output`](ExecBuilder::output), [`status`](ExecBuilder::status) or [`spawn`](ExecBuilder::spawn).
+    ///
+    /// ```no_run
+    /// # async fn f(database: coracle_container::Container) -> Result<(), coracle_container::Error> {
+    /// use std::time::Duration;
+    /// let out = database.exec(["psql", "-c", "select 1"]).user("postgres").wall(Duration::from_secs(5)).output().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exec<I: IntoIterator<Item = S>, S: Into<OsString>>(&self, command: I) -> ExecBuilder {
+        let command = command.into_iter().map(Into::into).collect();
+        ExecBuilder::new(self.child.interior(), command, self.enforced.clone(), self.waived.clone())
+    }
+
+    /// The further commands that run in here now, of this process and of others.
+    ///
+    /// # Errors
+    /// [`Error::Start`] where the container has ended.
+    pub async fn execs(&self) -> Result<Vec<ExecSummary>, Error> {
+        Ok(self.child.interior().list()?.await?.into_iter().map(ExecSummary::new).collect())
+    }
+
+    /// Sends a signal to the further command of this number; SIGKILL to all that it started.
+    ///
+    /// # Errors
+    /// [`Error::Start`] where it, or the container, has ended.
+    pub async fn signal_exec(&self, id: u32, signal: Signal) -> Result<(), Error> {
+        Ok(self.child.interior().signal(id, signal)?.await?)
+    }
+
     /// The limits that hold, and by what.
     pub fn enforced(&self) -> &[Enforced] {
         &self.enforced
@@ -177,8 +210,8 @@ pub(crate) struct Defaults {
 }
 
 pub(crate) const PIPED: Defaults = Defaults { stdin: Stdio::piped, stdout: Stdio::piped, stderr: Stdio::piped };
-const COLLECTED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::piped, stderr: Stdio::piped };
-const INHERITED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit };
+pub(crate) const COLLECTED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::piped, stderr: Stdio::piped };
+pub(crate) const INHERITED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit };
 const QUIET: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::null, stderr: Stdio::null };
 
 /// A container as a plan.
@@ -218,36 +251,13 @@ async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Resul
     }
     let Lowered { spawn, id, stop_signal, enforced, waived, statistics } = plan(&builder, defaults).await?;
     // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
-    let mut starting = spawn.told_at_end(true).start()?;
-    let (stdin, stdout, stderr) = starting.take_pipes();
-    let mut feeding = Feeding::new(stdin, input.unwrap_or_else(|| Arc::from([])));
-    let (mut stdout, mut stderr) = (Collecting::new(stdout), Collecting::new(stderr));
-    let mut starting = pin!(starting);
-    let mut started = None;
-    poll_fn(|cx| {
-        let _ = feeding.poll(cx);
-        let read = stdout.poll(cx).is_ready() & stderr.poll(cx).is_ready();
-        if started.is_none()
-            && let Poll::Ready(result) = starting.as_mut().poll(cx)
-        {
-            started = Some(result);
-        }
-        match &started {
-            // What couldn't be started says nothing more.
-            Some(Err(_)) => Poll::Ready(()),
-            // With everything dead nobody reads the input, and what was written is in the pipes.
-            Some(Ok(child)) if child.poll_gone(cx).is_ready() && read => Poll::Ready(()),
-            _ => Poll::Pending,
-        }
-    })
-    .await;
-    let child = started.ok_or(Error::Lost)??;
+    let Complete { child, stdout, stderr } = complete::run(spawn.told_at_end(true).start()?, input).await?;
     let container = Container { child, id, stop_signal, enforced, waived, statistics, stdin: None, stdout: None, stderr: None };
     container.gone().await?;
     let ended = container.child.try_wait()?.ok_or(Error::Lost)?;
     let (status, usage) = container.verdict(&ended);
     let (enforced, waived) = (container.enforced.clone(), container.waived.clone());
-    Ok(Output { status, stdout: stdout.into_bytes(), stderr: stderr.into_bytes(), usage, enforced, waived })
+    Ok(Output { status, stdout, stderr, usage, enforced, waived })
 }
 
 pub(crate) async fn output(builder: ContainerBuilder) -> Result<Output, Error> {

@@ -20,6 +20,8 @@ pub enum Reason {
     WallClock,
     /// A handle ended it: `kill`, `stop` whose grace ran out, `remove`, or a drop.
     Killed,
+    /// It was one more command in a container, and the container ended.
+    ContainerEnded,
 }
 
 impl fmt::Display for Reason {
@@ -30,6 +32,7 @@ impl fmt::Display for Reason {
             Self::OutOfMemory => f.write_str("out of memory: the memory limit was hit"),
             Self::WallClock => f.write_str("out of time: the wall clock ran out"),
             Self::Killed => f.write_str("killed"),
+            Self::ContainerEnded => f.write_str("killed: the container ended"),
         }
     }
 }
@@ -48,6 +51,7 @@ impl ExitStatus {
             // It may have ended by itself just before it was killed.
             (_, Some(code), _) => Reason::Code(code),
             (KilledBy::WallClock, ..) => Reason::WallClock,
+            (KilledBy::Container, ..) => Reason::ContainerEnded,
             (KilledBy::Handle | KilledBy::Lifeline | KilledBy::Grace, ..) => Reason::Killed,
             (_, _, Some(Signal::KILL)) if events.oom_killed() => Reason::OutOfMemory,
             (_, _, Some(signal)) => Reason::Signal(signal),

@@ -3,6 +3,7 @@
 //! - [`Container::from_image`] and its siblings begin a [`ContainerBuilder`]: plain data, setters never fail.
 //! - [`output`](ContainerBuilder::output), [`status`](ContainerBuilder::status), [`spawn`](ContainerBuilder::spawn) and
 //!   [`run`](ContainerBuilder::run) end it. All that is wrong with a description is reported at once, before anything happens.
+//! - [`Container::exec`] begins an [`ExecBuilder`], one more command in a container that runs, with the same ends.
 //! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
 //! - [`Engine`] holds images and running containers below one directory; whoever says nothing gets one a process. It pulls, lists,
 //!   inspects, tags, removes, prunes, checks, saves and loads images.
@@ -29,7 +30,7 @@
 //!
 //! # What it does not do
 //!
-//! Build images, connect containers by networks, keep logs, execute a second command in a container: not yet. It installs no
+//! Build images, connect containers by networks, keep logs: not yet. It installs no
 //! signal handler, prints nothing, and needs no tokio runtime: its futures run under any executor.
 #![forbid(unsafe_code)]
 #[cfg(not(target_os = "linux"))]
@@ -37,9 +38,11 @@ compile_error!("coracle needs Linux: containers are made of Linux namespaces");
 
 mod background;
 mod builder;
+mod complete;
 mod container;
 mod engine;
 mod error;
+mod exec;
 mod exit;
 mod image;
 mod images;
@@ -60,6 +63,7 @@ pub use coracle_image::{Durability, Fault, ImageConfig, Inspection, LayerState, 
 pub use coracle_spawn::{Capability, Left, Resource, Rlimit, Signal};
 pub use engine::{Engine, EngineBuilder, ImageSummary};
 pub use error::{Error, Problem};
+pub use exec::{Exec, ExecBuilder, ExecSummary};
 pub use exit::{ExitStatus, Output, Reason, Usage};
 pub use images::ImagesChecked;
 pub use limits::MemorySize;

@@ -124,6 +124,22 @@ impl Collecting {
         Poll::Ready(())
     }
 
+    /// Reads what is left when whoever was to write has ended. Somebody else may hold the stream open, and may even write: that isn't
+    /// waited for, and has an end.
+    pub(crate) fn drain(&mut self) {
+        // The largest pipe that nobody had to be root for.
+        const MOST: usize = 1 << 20;
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut piece = [0; 32 << 10];
+        let most = self.bytes.len() + MOST;
+        while let Some(from) = &mut self.from {
+            match from.poll_read(&mut cx, &mut piece) {
+                Poll::Ready(Ok(n @ 1..)) if self.bytes.len() < most => self.bytes.extend_from_slice(&piece[..n]),
+                _ => self.from = None,
+            }
+        }
+    }
+
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

@@ -2,6 +2,7 @@
 
 use crate::client::{Connection, Said};
 use crate::error::Error;
+use crate::exec::Interior;
 use crate::reactor::Reactor;
 use crate::signal::Signal;
 use crate::stdio::{PipeReader, PipeWriter};
@@ -70,6 +71,8 @@ pub enum KilledBy {
     Lifeline,
     /// [`Child::stop`] waited its grace in vain.
     Grace,
+    /// The container in which it was [one more command](crate::Exec) ended.
+    Container,
 }
 
 /// How a process ended, and what it used.
@@ -146,9 +149,15 @@ impl Child {
         self.pid
     }
 
-    /// The command's id as its PID 1 counts; [`id`](Self::id) without an init.
+    /// The command's id as its PID 1 counts; [`id`](Self::id) without an init. Of one [more command](crate::Exec): its number among those of
+    /// its container.
     pub fn command_id(&self) -> u32 {
         self.command
+    }
+
+    /// Its inside, in which further commands are executed. Holding it holds nothing alive.
+    pub fn interior(&self) -> Interior {
+        Interior::new(&self.connection)
     }
 
     /// Waits, blocking, until it has ended. By many at once, and again later.

@@ -5,7 +5,7 @@ use crate::wire::{self, Answer, Field, HEADER, Kind, Reader, Request, killed_by}
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg,
 };
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -24,6 +24,13 @@ pub(crate) struct Said {
     pub(crate) gone: Option<Vec<Left>>,
     /// 0, or why it can't be.
     pub(crate) detached: Option<i32>,
+    /// Requests that the supervisor doesn't know, as bits.
+    pub(crate) unknown: u64,
+    /// Questions whose answers somebody waits for.
+    pub(crate) asked: HashSet<u32>,
+    /// Lists of further commands that were asked for, and answers to signals, by the question.
+    pub(crate) execs: HashMap<u32, Vec<crate::exec::Running>>,
+    pub(crate) signalled: HashMap<u32, i32>,
     /// Nothing more will come.
     pub(crate) closed: bool,
 }
@@ -76,10 +83,10 @@ impl Connection {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Sends a plan, and descriptors beside it.
-    pub(crate) fn send_plan(&self, plan: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    /// Sends a plan or an exec, and descriptors beside it.
+    pub(crate) fn send(&self, kind: Kind, plan: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let length = u32::try_from(plan.len()).ok().filter(|&n| n <= wire::MAX_PLAN).ok_or(io::ErrorKind::ArgumentListTooLong)?;
-        let header = wire::header(Kind::Plan, length, fds.len() as u16);
+        let header = wire::header(kind, length, fds.len() as u16);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(fds));
@@ -92,11 +99,21 @@ impl Connection {
 
     /// Sends a request. Whoever doesn't hear any more has nothing left to do what it asks to.
     pub(crate) fn request(&self, request: &Request<'_>) -> io::Result<()> {
+        self.request_with(request, &[])
+    }
+
+    /// Sends a request with descriptors beside it.
+    pub(crate) fn request_with(&self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut bytes = vec![0; HEADER];
         request.put(&mut bytes);
-        let header = wire::header(Kind::Request, (bytes.len() - HEADER) as u32, 0);
+        let header = wire::header(Kind::Request, (bytes.len() - HEADER) as u32, fds.len() as u16);
         bytes[..HEADER].copy_from_slice(&header);
-        rustix::net::send(&self.socket, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
         Ok(())
     }
 
@@ -234,6 +251,7 @@ fn take_answer(said: &mut Said, payload: &[u8]) -> bool {
                 killed_by::WALL => KilledBy::WallClock,
                 killed_by::LIFELINE => KilledBy::Lifeline,
                 killed_by::GRACE => KilledBy::Grace,
+                killed_by::CONTAINER => KilledBy::Container,
                 _ => return false,
             };
             said.ended = Some(Arc::new(Ended {
@@ -254,6 +272,14 @@ fn take_answer(said: &mut Said, payload: &[u8]) -> bool {
             said.gone = Some(errors.iter().map(left).collect());
         }
         Answer::Detached { errno } => said.detached = Some(errno),
+        Answer::Unknown { request } => said.unknown |= 1u64.checked_shl(request.into()).unwrap_or(0),
+        Answer::Execs { token, .. } | Answer::Signalled { token, .. } if !said.asked.contains(&token) => {}
+        Answer::Execs { token, running } => {
+            said.execs.insert(token, running.iter().map(|running| crate::exec::Running::read(&running)).collect());
+        }
+        Answer::Signalled { token, errno } => {
+            said.signalled.insert(token, errno);
+        }
         Answer::Never(..) => return false,
     }
     true

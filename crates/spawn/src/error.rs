@@ -102,6 +102,13 @@ pub enum Error {
     Killed,
     /// The supervisor was killed, and the process with it: how it ended isn't known.
     Lost,
+    /// Nothing can be executed in a process that has ended.
+    Ended,
+    /// The supervisor is of a version of this crate that can't do this.
+    Unsupported {
+        /// What.
+        what: &'static str,
+    },
 }
 
 /// `Operation not permitted (EPERM)`.
@@ -163,6 +170,8 @@ impl fmt::Display for Error {
                 ExecFault::Other { path, errno } => write!(f, "can't execute {path}: {}", errno_text(*errno)),
             },
             Self::Killed => f.write_str("the process was killed before its command was executed"),
+            Self::Ended => f.write_str("it has ended, and nothing can be executed in it"),
+            Self::Unsupported { what } => write!(f, "it was started by another version of Coracle, whose supervisor can't {what}"),
             Self::Lost => f.write_str("the supervisor was killed, and what it watched with it; how that ended isn't known"),
         }
     }
@@ -193,6 +202,7 @@ impl Error {
             }
             Self::Exec { fault: ExecFault::MissingInterpreter { .. }, .. } => Some("install the interpreter in the image, or name one that is there".into()),
             Self::Exec { fault: ExecFault::NotFound { .. }, .. } => Some("name the program by its full path in the image, or install it there".into()),
+            Self::Unsupported { .. } => Some("start it again with this version, or ask with that one".into()),
             Self::UnknownUser { .. } => Some("name a user by number, or add it to the image".into()),
             Self::UnmappedId { .. } => {
                 Some("give your user sub-ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER (and install newuidmap: package uidmap)".into())
@@ -206,6 +216,10 @@ impl Error {
         }
     }
 
+    pub(crate) fn bad_user(words: &str) -> Self {
+        Self::Invalid { problems: vec![format!("{words:?} is no user: name or number, and after a colon a group's name or number")] }
+    }
+
     /// What a supervisor's answer means.
     pub(crate) fn from_failed(failed: &Failed, plan: &Plan) -> Self {
         let detail = String::from_utf8_lossy(&failed.detail).into_owned();
@@ -215,12 +229,12 @@ impl Error {
         match (failed.stage, failed.cause) {
             (_, cause::UNKNOWN_USER) => Self::UnknownUser { what: "user", name: detail },
             (_, cause::UNKNOWN_GROUP) => Self::UnknownUser { what: "group", name: detail },
-            (_, cause::BAD_USER) => Self::Invalid {
-                problems: vec![format!("{detail:?} is no user: name or number, and after a colon a group's name or number")],
-            },
+            (_, cause::BAD_USER) => Self::bad_user(&detail),
             (_, cause::UNMAPPED_ID) => Self::UnmappedId { id: detail },
             (stage::STEP, _) if failed.index == u32::MAX => Self::Killed,
-            (stage::EXEC, _) => Self::Exec { program: plan.program(), fault: exec_fault(failed, &detail, plan) },
+            (stage::EXEC, _) => {
+                Self::Exec { program: plan.program(), fault: ExecFault::new(failed, &plan.program(), || plan.search_path()) }
+            }
             (stage::CLONE, _) if user_namespace && matches!(failed.errno, 1 | 13 | 28 | 87) => {
                 let (why, remedy) = why_no_user_namespaces();
                 Self::NoUserNamespaces { why, remedy, errno: failed.errno }
@@ -253,17 +267,21 @@ fn apparmor_restricts() -> bool {
     std::fs::read_to_string("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").is_ok_and(|s| s.trim() == "1")
 }
 
-fn exec_fault(failed: &Failed, detail: &str, plan: &Plan) -> ExecFault {
-    const ENOENT: i32 = 2;
-    const ENOTDIR: i32 = 20;
-    const EACCES: i32 = 13;
-    const ENOEXEC: i32 = 8;
-    let program = plan.program();
-    let path = if detail.is_empty() { program.clone() } else { detail.to_owned() };
-    match failed.errno {
-        _ if failed.cause == cause::MISSING_INTERPRETER => ExecFault::MissingInterpreter { interpreter: detail.to_owned() },
-        ENOENT | ENOTDIR => ExecFault::NotFound { searched: (!program.contains('/')).then(|| plan.search_path()) },
-        EACCES | ENOEXEC => ExecFault::NotExecutable { path },
-        errno => ExecFault::Other { path, errno },
+impl ExecFault {
+    /// What a supervisor's answer means. `path` is where a name without a slash was looked for.
+    pub(crate) fn new(failed: &Failed, program: &str, path: impl FnOnce() -> String) -> Self {
+        const ENOENT: i32 = 2;
+        const ENOTDIR: i32 = 20;
+        const EACCES: i32 = 13;
+        const ENOEXEC: i32 = 8;
+        let detail = String::from_utf8_lossy(&failed.detail).into_owned();
+        let searched = path;
+        let path = if detail.is_empty() { program.to_owned() } else { detail.clone() };
+        match failed.errno {
+            _ if failed.cause == cause::MISSING_INTERPRETER => Self::MissingInterpreter { interpreter: detail },
+            ENOENT | ENOTDIR => Self::NotFound { searched: (!program.contains('/')).then(searched) },
+            EACCES | ENOEXEC => Self::NotExecutable { path },
+            errno => Self::Other { path, errno },
+        }
     }
 }

@@ -43,6 +43,7 @@ mod child;
 mod client;
 mod effects;
 mod error;
+mod exec;
 mod id_map;
 mod mounts;
 mod namespaces;
@@ -69,6 +70,7 @@ pub use capabilities::{Capability, CapabilitySet, UnknownCapability};
 pub use child::{Child, Ended, KilledBy, Left, Status};
 pub use effects::{CgroupPlacement, Effect, Record, Undo, sweep};
 pub use error::{Error, ExecFault};
+pub use exec::{Exec, Interior, Running};
 pub use id_map::{IdMap, IdRange};
 pub use mounts::{Attributes, Mount, Overlay, Root};
 pub use namespaces::Namespaces;
@@ -81,7 +83,7 @@ pub use stdio::{PipeReader, PipeWriter, Stdio};
 /// What fuzzers call: everything here that parses bytes of strangers.
 #[doc(hidden)]
 pub mod fuzz {
-    use crate::wire::{Answer, Field, Plan, Reader, Record, Report, Request};
+    use crate::wire::{Answer, Exec, Field, Plan, Reader, Record, Report, Request};
 
     /// A plan as it travels: where a fuzzer best begins.
     pub fn plan_bytes(plan: &crate::Plan) -> &[u8] {
@@ -99,11 +101,17 @@ pub mod fuzz {
             }
         }
         both_ways::<Plan<'_>>(bytes);
+        both_ways::<Exec<'_>>(bytes);
         both_ways::<Answer<'_>>(bytes);
         both_ways::<Request<'_>>(bytes);
         both_ways::<Report<'_>>(bytes);
         both_ways::<Record<'_>>(bytes);
         let _ = crate::plan::Plan::describe_bytes(bytes);
+        if let Ok(exec) = Reader::new(bytes).take::<Exec<'_>>() {
+            for most in [0, 1, 7, 64, usize::MAX] {
+                assert!(exec.argv.beginning(most).is_whole());
+            }
+        }
     }
 
     /// Reads the bytes as passwd(5), group(5) and the words of `--user`.

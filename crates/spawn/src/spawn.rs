@@ -5,6 +5,7 @@ use crate::child::Child;
 use crate::client::{Connection, Said};
 use crate::effects::{CgroupPlacement, Effect, Record, Undo};
 use crate::error::Error;
+use crate::exec::Told;
 use crate::id_map::{IdMap, IdRange};
 use crate::mounts::{Attributes, Kind as MountKind, Mount, Overlay, Root};
 use crate::namespaces::Namespaces;
@@ -14,7 +15,7 @@ use crate::reactor::Reactor;
 use crate::rlimits::Rlimit;
 use crate::seccomp::Filter;
 use crate::stdio::{self, PipeReader, PipeWriter, Stdio};
-use crate::wire::{self, Field, Prepare, Step, create};
+use crate::wire::{self, Field, Kind, Prepare, Step, create};
 use std::ffi::{CString, OsStr, OsString};
 use std::future::Future;
 use std::io;
@@ -414,11 +415,10 @@ fn run_to_the_end(plan: Plan) -> Result<(), Error> {
         let child = starting.wait()?;
         return left_is_an_error(child.wait_gone()?);
     }
-    let (plan, connection) = (starting.plan.clone(), starting.connection.clone());
-    let gone = connection.wait(|said| match said {
-        Said { failed: Some(failed), .. } => Some(Err(Error::from_failed(failed, &plan))),
-        Said { gone: Some(left), .. } => Some(Ok(left.clone())),
-        Said { closed: true, .. } => Some(Err(Error::Lost)),
+    let gone = starting.connection.wait(|said| match (decide(said, &starting.what), &said.gone) {
+        (Some(Err(error)), _) if said.failed.is_some() => Some(Err(error)),
+        (_, Some(left)) => Some(Ok(left.clone())),
+        (Some(Err(error)), None) => Some(Err(error)),
         _ => None,
     });
     left_is_an_error(gone?)
@@ -432,45 +432,74 @@ fn left_is_an_error(left: Vec<crate::child::Left>) -> Result<(), Error> {
 }
 
 fn start(plan: Plan, stdio: &[Stdio; 3], held: &[OwnedFd], lifeline: bool) -> Result<Starting, Error> {
-    let attempted = |attempted: &str, source: io::Error| Error::Supervisor { attempted: attempted.into(), source };
-    let mut theirs = Vec::with_capacity(3);
-    let mut ours = Vec::with_capacity(3);
-    for (stream, stdio) in stdio.iter().enumerate() {
-        let (their, our) = stdio::open(stdio, stream).map_err(|e| attempted("open the standard streams", e))?;
-        theirs.push(their);
-        ours.push(our);
-    }
-    let (socket, control) =
-        rustix::net::socketpair(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, rustix::net::SocketFlags::CLOEXEC, None)
-            .map_err(|e| attempted("make a control socket", e.into()))?;
-    let owner = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
-        .map_err(|e| attempted("open a pidfd of this process", e.into()))?;
-    let pidfd = program::start(control)?;
+    let ends = Ends::open(stdio)?;
+    let pidfd = program::start(ends.control)?;
     // A first life makes a thread, while the supervisor comes up.
     let reactor = Reactor::get().map_err(|e| attempted("start a thread", e))?;
-    let connection = Connection::new(socket, Some(pidfd));
-    let fds: Vec<_> = std::iter::once(&owner).chain(&theirs).chain(held).map(AsFd::as_fd).collect();
-    connection.send_plan(&plan.bytes, &fds).map_err(|e| attempted("send the plan to the supervisor", e))?;
+    let connection = Connection::new(ends.socket, Some(pidfd));
+    let fds: Vec<_> = std::iter::once(&ends.owner).chain(&ends.theirs).chain(held).map(AsFd::as_fd).collect();
+    connection.send(Kind::Plan, &plan.bytes, &fds).map_err(|e| attempted("send the plan to the supervisor", e))?;
     reactor.watch_supervisor(&connection).map_err(|e| attempted("watch the supervisor", e))?;
+    Ok(Starting { connection, what: Arc::new(What::Plan(plan)), lifeline, pipes: Some(pipes(ends.ours)?) })
+}
 
+fn attempted(attempted: &str, source: io::Error) -> Error {
+    Error::Supervisor { attempted: attempted.into(), source }
+}
+
+/// What a process is started with: the ends of its streams and of the conversation about it.
+pub(crate) struct Ends {
+    pub(crate) owner: OwnedFd,
+    pub(crate) theirs: Vec<OwnedFd>,
+    pub(crate) ours: Vec<Option<OwnedFd>>,
+    pub(crate) socket: OwnedFd,
+    pub(crate) control: OwnedFd,
+}
+
+impl Ends {
+    pub(crate) fn open(stdio: &[Stdio; 3]) -> Result<Self, Error> {
+        let mut theirs = Vec::with_capacity(3);
+        let mut ours = Vec::with_capacity(3);
+        for (stream, stdio) in stdio.iter().enumerate() {
+            let (their, our) = stdio::open(stdio, stream).map_err(|e| attempted("open the standard streams", e))?;
+            theirs.push(their);
+            ours.push(our);
+        }
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let (socket, control) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|e| attempted("make a control socket", e.into()))?;
+        let owner = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+            .map_err(|e| attempted("open a pidfd of this process", e.into()))?;
+        Ok(Self { owner, theirs, ours, socket, control })
+    }
+}
+
+pub(crate) type Pipes = (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>);
+
+/// Our ends of the streams as pipes.
+pub(crate) fn pipes(ours: Vec<Option<OwnedFd>>) -> Result<Pipes, Error> {
     let pipe = |our: Option<OwnedFd>| our.map(PipeReader::new).transpose().map_err(|e| attempted("watch a pipe", e));
     let mut ours = ours.into_iter();
     let stdin = ours.next().flatten().map(PipeWriter::new).transpose().map_err(|e| attempted("watch a pipe", e))?;
-    let (stdout, stderr) = (pipe(ours.next().flatten())?, pipe(ours.next().flatten())?);
-    Ok(Starting { connection, plan: Arc::new(plan), lifeline, pipes: Some((stdin, stdout, stderr)) })
+    Ok((stdin, pipe(ours.next().flatten())?, pipe(ours.next().flatten())?))
 }
 
-type Pipes = (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>);
+/// What is being started, for the words in which its failure is told.
+#[derive(Debug)]
+pub(crate) enum What {
+    Plan(Plan),
+    Exec(Told),
+}
 
 /// A process that is being started. A future; [`Starting::wait`] blocks instead. Dropping it before it is done ends what was
 /// started.
 #[derive(Debug)]
 #[must_use = "dropping it ends what was started"]
 pub struct Starting {
-    connection: Arc<Connection>,
-    plan: Arc<Plan>,
-    lifeline: bool,
-    pipes: Option<Pipes>,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) what: Arc<What>,
+    pub(crate) lifeline: bool,
+    pub(crate) pipes: Option<Pipes>,
 }
 
 impl Starting {
@@ -485,7 +514,7 @@ impl Starting {
     /// As [`Spawn::spawn`].
     pub fn wait(mut self) -> Result<Child, Error> {
         let connection = self.connection.clone();
-        let decided = connection.wait(|said| decide(said, &self.plan));
+        let decided = connection.wait(|said| decide(said, &self.what));
         self.child(decided)
     }
 
@@ -498,13 +527,17 @@ impl Starting {
 }
 
 /// Started, or failed and everything taken back.
-fn decide(said: &mut Said, plan: &Plan) -> Option<Result<(u32, u32), Error>> {
+fn decide(said: &mut Said, what: &What) -> Option<Result<(u32, u32), Error>> {
     match said {
         Said { started: Some(started), .. } => Some(Ok((started.pid, started.command))),
-        Said { failed: Some(failed), gone: Some(_), .. } | Said { failed: Some(failed), closed: true, .. } => {
-            Some(Err(Error::from_failed(failed, plan)))
-        }
-        Said { closed: true, .. } => Some(Err(Error::Lost)),
+        Said { failed: Some(failed), gone: Some(_), .. } | Said { failed: Some(failed), closed: true, .. } => Some(Err(match what {
+            What::Plan(plan) => Error::from_failed(failed, plan),
+            What::Exec(told) => told.error(failed),
+        })),
+        Said { closed: true, .. } => Some(Err(match what {
+            What::Plan(_) => Error::Lost,
+            What::Exec(told) => told.silence(),
+        })),
         _ => None,
     }
 }
@@ -514,7 +547,7 @@ impl Future for Starting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let connection = self.connection.clone();
-        match connection.poll(cx, |said| decide(said, &self.plan)) {
+        match connection.poll(cx, |said| decide(said, &self.what)) {
             Poll::Ready(decided) => Poll::Ready(self.child(decided)),
             Poll::Pending => Poll::Pending,
         }

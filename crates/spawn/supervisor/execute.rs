@@ -5,7 +5,7 @@ use crate::interpreter::{ENOUGH, interpreter};
 use crate::prepare::Path;
 use crate::system_call::{AT_FDCWD, Errno, Pointers, close, execve, open, openat2, read, resolve, set_signal_mask, setsid};
 use crate::text::Buffer;
-use crate::wire::{Command, cause};
+use crate::wire::{Command, Exec, cause};
 use core::ffi::CStr;
 
 /// A command with its strings laid out as execve(2) takes them.
@@ -13,8 +13,17 @@ pub struct Executable<'a> {
     program: &'a CStr,
     path: &'a CStr,
     session: bool,
+    /// Whether who asks doesn't know the PATH, and is told where a missing program was looked for.
+    tells_path: bool,
     arguments: Pointers<'a>,
     environment: Pointers<'a>,
+}
+
+/// The key of a variable, with its `=`.
+fn key(variable: &CStr) -> &[u8] {
+    let bytes = variable.to_bytes();
+    let end = bytes.iter().position(|&b| b == b'=').map_or(bytes.len(), |at| at + 1);
+    &bytes[..end]
 }
 
 impl<'a> Executable<'a> {
@@ -28,7 +37,32 @@ impl<'a> Executable<'a> {
             program: command.argv.iter().next().ok_or(Errno::EINVAL)?,
             path: command.path,
             session: command.session,
+            tells_path: false,
             arguments: Pointers::of(command.argv.iter(), command.argv.len())?,
+            environment,
+        })
+    }
+
+    /// One more command in a container: the container's variables, and its own over them.
+    pub fn of_exec(exec: &Exec<'a>, container: &Command<'a>, home: Option<&'a CStr>) -> Result<Self, Errno> {
+        let mut environment = Pointers::with_capacity(container.env.len() + exec.env.len() + 1)?;
+        let replaced = |variable: &CStr| exec.env.iter().any(|other| key(other) == key(variable));
+        for variable in container.env.iter().filter(|variable| !replaced(variable)).chain(exec.env.iter()) {
+            environment.push(variable)?;
+        }
+        let has_home = container.env.iter().chain(exec.env.iter()).any(|e| key(e) == b"HOME=");
+        if let Some(home) = home.filter(|_| !has_home) {
+            environment.push(home)?;
+        }
+        let path = exec.env.iter().filter(|e| key(e) == b"PATH=").last();
+        let path = path.and_then(|e| CStr::from_bytes_with_nul(&e.to_bytes_with_nul()[b"PATH=".len()..]).ok());
+        Ok(Self {
+            program: exec.argv.iter().next().ok_or(Errno::EINVAL)?,
+            path: path.unwrap_or(container.path),
+            // Signals of a terminal's are no further command's.
+            session: true,
+            tells_path: true,
+            arguments: Pointers::of(exec.argv.iter(), exec.argv.len())?,
             environment,
         })
     }
@@ -58,7 +92,10 @@ impl<'a> Executable<'a> {
                 errno => return self.explain(errno, candidate),
             }
         }
-        denied.unwrap_or_else(|| Errno::ENOENT.into())
+        denied.unwrap_or_else(|| match self.tells_path {
+            true => Fault::new(Errno::ENOENT, cause::NOT_IN_PATH, self.path.to_bytes()),
+            false => Errno::ENOENT.into(),
+        })
     }
 
     fn candidate(&self, directory: &[u8]) -> Path {

@@ -24,6 +24,17 @@ struct Attempt<'a> {
 
 /// Starts the command and stays until it has ended.
 pub fn run(executable: Executable<'_>, supervisor: Fd) -> ! {
+    attend(executable, supervisor, false)
+}
+
+/// Starts one more command of a container that has no cgroup, and stays until everything that the command started has ended: as their
+/// subreaper this process is the parent of all that lose theirs, by which the supervisor finds whom to kill.
+pub fn run_exec(executable: Executable<'_>, supervisor: Fd) -> ! {
+    let _ = prctl::set_child_subreaper();
+    attend(executable, supervisor, true)
+}
+
+fn attend(executable: Executable<'_>, supervisor: Fd, stay: bool) -> ! {
     // Blocked signals wait in the descriptor. Unblocked ones would be lost: the kernel drops what PID 1 doesn't handle.
     set_signal_mask(ALL);
     let signals = match signalfd(ALL) {
@@ -60,7 +71,7 @@ pub fn run(executable: Executable<'_>, supervisor: Fd) -> ! {
         while let Ok(128) = read(signals, &mut info) {
             let signal = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
             if signal == SIGCHLD {
-                reap(pid, supervisor);
+                reap(pid, supervisor, stay);
             } else {
                 let _ = pidfd_send_signal(command, signal);
             }
@@ -68,15 +79,18 @@ pub fn run(executable: Executable<'_>, supervisor: Fd) -> ! {
     }
 }
 
-/// Reaps whoever has ended; the command's end is ours.
-fn reap(command: u32, supervisor: Fd) {
+/// Reaps whoever has ended; the command's end is ours, or with `stay` that of everybody.
+fn reap(command: u32, supervisor: Fd, stay: bool) {
     loop {
         match wait_any() {
             Ok(Some((pid, status))) if pid == command => {
                 report::send(supervisor, &Report::Ended { status }, &[]);
-                exit(0);
+                if !stay {
+                    exit(0);
+                }
             }
             Ok(Some(_)) => {}
+            Err(Errno::ECHILD) if stay => exit(0),
             Ok(None) | Err(Errno(_)) => return,
         }
     }

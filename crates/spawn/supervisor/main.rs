@@ -22,6 +22,8 @@
 // A step's fields are a function's arguments.
 #![allow(clippy::too_many_arguments)]
 
+mod collect;
+mod exec;
 mod execute;
 mod failure;
 mod id_map;
@@ -30,6 +32,7 @@ mod interpreter;
 mod mounts;
 mod network;
 mod passwd;
+mod peer;
 mod prepare;
 mod report;
 mod step;

@@ -27,17 +27,27 @@ pub struct Inside {
 /// Performs all steps.
 pub fn perform_all(steps: &List<'_, Step<'_>>, supervisor: Fd) -> Result<Inside, Failure> {
     let failure = |index: usize, fault: Fault| Failure { stage: stage::STEP, index: index as u32, fault };
-    let mounts = Mounts::new().map_err(|fault| failure(0, fault))?;
-    let mut inside = Inside { mounts, user: User::root(), home: false, supervisor };
+    let mut inside = Inside::new(supervisor).map_err(|fault| failure(0, fault))?;
     for (index, step) in steps.iter().enumerate() {
         inside.perform(&step).map_err(|fault| failure(index, fault))?;
     }
-    close(inside.mounts.root());
+    inside.close();
     Ok(inside)
 }
 
 impl Inside {
-    fn perform(&mut self, step: &Step<'_>) -> Result<(), Fault> {
+    /// In the root where this process is.
+    pub fn new(supervisor: Fd) -> Result<Self, Fault> {
+        Ok(Self { mounts: Mounts::new()?, user: User::root(), home: false, supervisor })
+    }
+
+    /// Lets go of the root's descriptor.
+    pub fn close(&self) {
+        close(self.mounts.root());
+    }
+
+    /// Performs one step.
+    pub fn perform(&mut self, step: &Step<'_>) -> Result<(), Fault> {
         match *step {
             Step::PrivateMounts {} => Ok(mount(None, c"/", None, mount::REC | mount::PRIVATE, None)?),
             Step::OverlayRoot { lower, upper, work, userxattr, volatile, attributes } => {

@@ -6,43 +6,44 @@
 //!      └─────────────────────┴──────────── kill ─────────────────┘
 //! ```
 
+use crate::collect::Collected;
+use crate::exec::{Container, Exec, POLLED};
 use crate::execute::{Executable, home_variable};
 use crate::failure::{Failure, Fault};
+use crate::peer::{Next, Peer, answer_to, answers_to};
 use crate::system_call::{
-    Cloned, Errno, Fd, POLLIN, PollFd, Received, Rusage, accept, clone, close, close_range, dup3, exit, getpid, getuid, listen_at, map,
-    now, open, openat2, peer_uid, pidfd_send_signal, poll, prctl, read, receive_message, send_message, setresgid, setresuid, setsid,
-    socketpair, wait_any, wait_pidfd,
+    Cloned, Errno, Fd, POLLIN, Pages, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit, getpid, getuid,
+    listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, reap, receive_message, send_message, setresgid,
+    setresuid, setsid, socketpair, wait_any, wait_pidfd,
 };
 use crate::text::Buffer;
-use crate::wire::{self, Answer, Field, HEADER, Kind, Left, List, Out, Plan, Reader, Report, Request, killed_by, parse_header, stage};
+use crate::wire::{self, Answer, Field, Left, List, Out, Plan, Reader, Report, Request, cause, killed_by, stage};
 use crate::{CONTROL, id_map, init, network, prepare, report, step};
 use core::marker::PhantomData;
 
 const SIGKILL: u32 = 9;
 const MILLISECOND: u64 = 1_000_000;
 /// Others that watch a detached container at one time.
-const MAX_CLIENTS: usize = 8;
-/// Bytes kept of each file that is read at the end.
-const STATISTIC: usize = 4096;
-
-/// One end that requests come from and answers go to.
-struct Peer {
-    socket: Fd,
-    /// A request that hasn't come whole.
-    input: [u8; 64],
-    used: usize,
-}
-
-impl Peer {
-    const fn new(socket: Fd) -> Self {
-        Self { socket, input: [0; 64], used: 0 }
-    }
-}
+const MAX_CLIENTS: usize = 256;
+/// Further commands at one time. Each takes six descriptors.
+const MAX_EXECS: usize = 512;
+/// Descriptors that are watched of a container that has neither.
+const FEW: usize = 5;
+const MANY: usize = FEW + MAX_CLIENTS + MAX_EXECS * POLLED;
 
 struct Watch<'a> {
     plan: &'a Plan<'a>,
     owner: Option<Fd>,
-    peers: [Option<Peer>; MAX_CLIENTS + 1],
+    /// The owner, as long as it talks to us.
+    peer: Option<Peer>,
+    /// Those who attached.
+    others: Table<Peer, MAX_CLIENTS>,
+    execs: Table<Exec, MAX_EXECS>,
+    /// How many there have been.
+    execs_begun: u32,
+    polled: Table<PollFd, MANY>,
+    /// Until when to look for children that nobody knows.
+    strays: u64,
     listener: Option<Fd>,
     first: Option<Fd>,
     pid: u32,
@@ -69,12 +70,15 @@ pub fn refuse(errno: Errno) {
 
 /// Performs a plan from its first effect to the last undo.
 pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
-    let mut peers = [const { None }; MAX_CLIENTS + 1];
-    peers[0] = Some(Peer::new(CONTROL));
     let mut watch = Watch {
         plan,
         owner: fds.as_slice().first().copied(),
-        peers,
+        peer: Some(Peer::new(CONTROL)),
+        others: Table::new(),
+        execs: Table::new(),
+        execs_begun: 0,
+        polled: Table::new(),
+        strays: 0,
         listener: None,
         first: None,
         pid: 0,
@@ -170,43 +174,45 @@ impl Watch<'_> {
             return (0, Rusage::default());
         };
         loop {
-            let none = PollFd { fd: -1, events: POLLIN, revents: 0 };
-            let mut fds = [none; MAX_CLIENTS + 5];
-            let watched = [Some(first), self.report, self.owner, self.listener];
-            for (slot, f) in fds.iter_mut().zip(watched) {
-                slot.fd = f.map_or(-1, |f| f.0);
+            let watched = [Some(first), self.report, self.owner, self.listener, self.peer.as_ref().map(|peer| peer.socket)];
+            let mut few = watched.map(|f| PollFd { fd: f.map_or(-1, |f| f.0), events: POLLIN, revents: 0 });
+            let mut next = self.deadlines.iter().map(|d| d.0).chain(self.execs.iter().map(Exec::next_time)).min().unwrap_or(u64::MAX);
+            if self.strays > 0 {
+                next = next.min(self.reap_strays());
             }
-            for (slot, peer) in fds[4..].iter_mut().zip(&self.peers) {
-                slot.fd = peer.as_ref().map_or(-1, |peer| peer.socket.0);
-            }
-            let next = self.deadlines.iter().map(|d| d.0).min().unwrap_or(u64::MAX);
             let timeout = (next != u64::MAX).then(|| next.saturating_sub(now()));
-            let _ = poll(&mut fds, timeout);
+            let alone = self.others.is_empty() && self.execs.is_empty();
+            if alone {
+                let _ = poll(&mut few, timeout);
+            } else {
+                self.poll_all(&mut few, timeout);
+            }
 
-            if fds[1].revents != 0 {
+            if few[1].revents != 0 {
                 let _ = self.hear_report();
             }
-            if fds[0].revents != 0 {
+            if !alone {
+                self.go_on_with_the_others(&few);
+            }
+            if few[0].revents != 0 {
                 self.catch_up();
                 self.close_report();
                 if let Ok(Some(end)) = wait_pidfd(first) {
                     return end;
                 }
             }
-            if fds[2].revents != 0 {
+            if few[2].revents != 0 {
                 // The owner has died; it was waited for no further.
                 if let Some(f) = self.owner.take() {
                     close(f);
                 }
                 self.lifeline_cut();
             }
-            if fds[3].revents != 0 {
+            if few[3].revents != 0 {
                 self.accept();
             }
-            for i in 0..self.peers.len() {
-                if fds[4 + i].revents != 0 {
-                    self.hear_peer(i);
-                }
+            if few[4].revents != 0 {
+                self.hear_owner();
             }
             let time = now();
             for i in 0..self.deadlines.len() {
@@ -215,6 +221,82 @@ impl Watch<'_> {
                     self.kill(self.deadlines[i].1);
                 }
             }
+        }
+    }
+
+    /// Polls those who attached and the further commands, too.
+    fn poll_all(&mut self, few: &mut [PollFd; FEW], timeout: Option<u64>) {
+        self.polled.empty();
+        let others = self.others.iter().map(|peer| PollFd { fd: peer.socket.0, events: POLLIN, revents: 0 });
+        for polled in few.iter().copied().chain(others).chain(self.execs.iter().flat_map(Exec::polled)) {
+            let _ = self.polled.push(polled);
+        }
+        if self.polled.len() < FEW {
+            // No memory: their turn comes a moment later.
+            let _ = poll(few, Some(timeout.unwrap_or(u64::MAX).min(20 * MILLISECOND)));
+            return;
+        }
+        let _ = poll(&mut self.polled, timeout);
+        few.copy_from_slice(&self.polled[..FEW]);
+    }
+
+    /// After [`poll_all`](Self::poll_all).
+    fn go_on_with_the_others(&mut self, few: &[PollFd; FEW]) {
+        if few[1].revents != 0 || few[0].revents != 0 {
+            // Whether the container is ending is what the others' ends mean.
+            self.catch_up();
+        }
+        let (others, execs) = (self.others.len(), self.execs.len());
+        let Some(container) = self.container() else { return };
+        // From the last to the first: what is taken out is replaced by one that had its turn. New ones are behind.
+        for i in (0..execs).rev() {
+            let at = FEW + others + i * POLLED;
+            self.execs[i].go_on(container, self.polled.get(at..at + POLLED).unwrap_or_default());
+            if self.execs[i].has_lost_one() {
+                self.strays = now().saturating_add(1000 * MILLISECOND);
+            }
+            if self.execs[i].is_over() {
+                self.execs.swap_remove(i);
+            }
+        }
+        for i in (0..others).rev() {
+            if self.polled.get(FEW + i).is_some_and(|polled| polled.revents != 0)
+                && !self.hear(Some(i))
+                && let Some(mut peer) = self.others.swap_remove(i)
+            {
+                peer.close();
+            }
+        }
+        if self.others.is_empty() && self.execs.is_empty() {
+            self.polled.clear();
+        }
+    }
+
+    /// Reaps a child that a further command's helper made and was killed before it could tell of it: the container's first process can't
+    /// end while it is there. The answer is when to look again.
+    fn reap_strays(&mut self) -> u64 {
+        if let Some(pid) = peek_any().filter(|&pid| pid != self.pid && !self.execs.iter().any(|exec| exec.has(pid))) {
+            reap(pid);
+        }
+        let time = now();
+        if time >= self.strays {
+            self.strays = 0;
+            return u64::MAX;
+        }
+        time.saturating_add(5 * MILLISECOND)
+    }
+
+    /// Begins one more command.
+    fn exec(&mut self, socket: Fd) {
+        self.catch_up();
+        self.execs_begun = self.execs_begun.wrapping_add(1);
+        let mut exec = Exec::new(socket, self.execs_begun);
+        if self.plan.command.is_none() {
+            exec.refuse(Errno::ENOSYS.into());
+        } else if self.execs.is_full() {
+            exec.refuse(Fault::new(Errno::EAGAIN, cause::TOO_MANY, b""));
+        } else if let Err(mut exec) = self.execs.push(exec) {
+            exec.refuse(Errno(12).into());
         }
     }
 
@@ -305,7 +387,7 @@ impl Watch<'_> {
                     self.collect();
                 }
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
-                Ok(Report::Never(..)) | Err(_) => {}
+                Ok(Report::Made { .. } | Report::Never(..)) | Err(_) => {}
             },
             Ok(_) | Err(_) => {
                 self.close_report();
@@ -350,7 +432,7 @@ impl Watch<'_> {
     }
 
     fn answers(&self, answers: &[&Answer<'_>]) {
-        for peer in self.peers.iter().flatten() {
+        for peer in self.peer.iter().chain(self.others.iter()) {
             answers_to(peer.socket, answers);
         }
     }
@@ -360,62 +442,103 @@ impl Watch<'_> {
             return;
         };
         let ours = getuid();
-        let allowed = peer_uid(socket).is_ok_and(|uid| uid == ours || uid == 0);
-        // The first place is the owner's.
-        match self.peers[1..].iter_mut().find(|slot| slot.is_none()).filter(|_| allowed) {
-            Some(slot) => {
-                *slot = Some(Peer::new(socket));
-                if self.decided {
-                    let command = self.command.map_or(self.pid, |c| c.0);
-                    answer_to(socket, &Answer::Started { pid: self.pid, command });
-                }
+        if !peer_uid(socket).is_ok_and(|uid| uid == ours || uid == 0) {
+            return close(socket);
+        }
+        match self.others.push(Peer::new(socket)) {
+            Ok(()) if self.decided => {
+                let command = self.command.map_or(self.pid, |c| c.0);
+                answer_to(socket, &Answer::Started { pid: self.pid, command });
             }
-            None => close(socket),
+            Ok(()) => {}
+            Err(_) => close(socket),
         }
     }
 
-    fn hear_peer(&mut self, i: usize) {
-        let Some(peer) = &mut self.peers[i] else {
-            return;
-        };
-        let mut fds = Received::new();
-        let space = peer.used;
-        let result = receive_message(peer.socket, &mut peer.input[space..], &mut fds, false);
-        for &f in fds.as_slice() {
-            close(f);
+    fn hear_owner(&mut self) {
+        if !self.hear(None) {
+            if let Some(mut peer) = self.peer.take() {
+                peer.close();
+            }
+            self.lifeline_cut();
         }
-        match result {
-            Err(Errno::EAGAIN) => return,
-            Ok(n @ 1..) => peer.used += n,
-            Ok(_) | Err(_) => {
-                close(peer.socket);
-                self.peers[i] = None;
-                if i == 0 {
-                    self.lifeline_cut();
-                }
-                return;
+    }
+
+    /// The owner, or one who attached.
+    fn peer(&mut self, i: Option<usize>) -> Option<&mut Peer> {
+        match i {
+            None => self.peer.as_mut(),
+            Some(i) => self.others.get_mut(i),
+        }
+    }
+
+    /// Does what a peer asks for; whether it is still there.
+    fn hear(&mut self, i: Option<usize>) -> bool {
+        if !self.peer(i).is_some_and(Peer::hear) {
+            return false;
+        }
+        while let Some(peer) = self.peer(i) {
+            let socket = peer.socket;
+            match peer.next() {
+                Next::Nothing => return true,
+                Next::Gone => return false,
+                Next::Exec(socket) => self.exec(socket),
+                Next::Unknown(request) => answer_to(socket, &Answer::Unknown { request }),
+                Next::Request(request) => self.perform(&request, socket),
             }
         }
-        while let Some(request) = self.next_request(i) {
-            match request {
-                Request::Signal { number } if number == SIGKILL => self.kill(killed_by::HANDLE),
-                Request::Signal { number } => self.signal(number),
-                Request::Stop { number, grace } => {
-                    self.signal(number);
-                    let at = now().saturating_add(grace.saturating_mul(MILLISECOND));
-                    self.deadlines[1].0 = self.deadlines[1].0.min(at);
-                }
-                Request::Kill {} => self.kill(killed_by::HANDLE),
-                Request::Detach {} => match self.listen() {
-                    Ok(()) => {
-                        self.detached = true;
-                        self.answer(&Answer::Detached { errno: 0 });
-                    }
-                    Err(errno) => self.answer(&Answer::Detached { errno: errno.0 }),
-                },
-                Request::Never(_, never) => match never {},
+        false
+    }
+
+    fn perform(&mut self, request: &Request<'_>, answers: Fd) {
+        match *request {
+            Request::Signal { number } if number == SIGKILL => self.kill(killed_by::HANDLE),
+            Request::Signal { number } => self.signal(number),
+            Request::Stop { number, grace } => {
+                self.signal(number);
+                let at = now().saturating_add(grace.saturating_mul(MILLISECOND));
+                self.deadlines[1].0 = self.deadlines[1].0.min(at);
             }
+            Request::Kill {} => self.kill(killed_by::HANDLE),
+            Request::Detach {} => match self.listen() {
+                Ok(()) => {
+                    self.detached = true;
+                    self.answer(&Answer::Detached { errno: 0 });
+                }
+                Err(errno) => self.answer(&Answer::Detached { errno: errno.0 }),
+            },
+            Request::Execs { token } => self.list_execs(token, answers),
+            Request::SignalExec { token, id, number } => {
+                let found = self.execs.iter_mut().find(|exec| exec.id() == id && exec.is_running());
+                let errno = if found.is_some() { 0 } else { Errno::ESRCH.0 };
+                match found {
+                    Some(exec) if number == SIGKILL => exec.kill(killed_by::HANDLE),
+                    Some(exec) => exec.signal(number),
+                    None => {}
+                }
+                answer_to(answers, &Answer::Signalled { token, errno });
+            }
+            Request::Exec {} | Request::Never(..) => {}
         }
+    }
+
+    fn list_execs(&self, token: u32, answers: Fd) {
+        // A socket's buffer holds this much; more commands than fit aren't listed.
+        const MOST: usize = 96 << 10;
+        let Ok(mut bytes) = Pages::new(MOST) else { return };
+        let mut list = Listing { bytes: &mut bytes, used: 0 };
+        let mut count = 0;
+        for exec in self.execs.iter().filter(|exec| exec.is_running()) {
+            let before = list.used;
+            exec.describe().put(&mut list);
+            if list.used > list.bytes.len() {
+                list.used = before;
+                break;
+            }
+            count += 1;
+        }
+        let used = list.used;
+        answer_to(answers, &Answer::Execs { token, running: List::new(count, &bytes[..used]) });
     }
 
     fn signal(&mut self, number: u32) {
@@ -426,37 +549,16 @@ impl Watch<'_> {
         }
     }
 
-    /// The next request that came whole. What can't be read ends the conversation.
-    fn next_request(&mut self, i: usize) -> Option<Request<'static>> {
-        let peer = self.peers[i].as_mut()?;
-        let header: &[u8; HEADER] = peer.input.get(..HEADER.min(peer.used))?.try_into().ok()?;
-        let (length, kind, _) = parse_header(header);
-        let whole = HEADER.checked_add(length as usize)?;
-        if kind != Kind::Request as u16 || whole > peer.input.len() {
-            close(peer.socket);
-            self.peers[i] = None;
-            return None;
-        }
-        if peer.used < whole {
-            return None;
-        }
-        let request = match Request::take(&mut Reader::new(&peer.input[HEADER..whole])) {
-            Ok(Request::Signal { number }) => Some(Request::Signal { number }),
-            Ok(Request::Stop { number, grace }) => Some(Request::Stop { number, grace }),
-            Ok(Request::Kill {}) => Some(Request::Kill {}),
-            Ok(Request::Detach {}) => Some(Request::Detach {}),
-            Ok(Request::Never(..)) | Err(_) => None,
-        };
-        peer.input.copy_within(whole..peer.used, 0);
-        peer.used -= whole;
-        request
-    }
-
     /// Says how it ended, takes everything back, says so, and leaves.
     fn finish(mut self, ended: Option<(i32, Rusage)>) -> ! {
         let mut last = None;
         if let Some((init_status, usage)) = ended {
             self.close_report();
+            while let Some(mut exec) = self.execs.swap_remove(0) {
+                if let Some(container) = self.container() {
+                    exec.end(Container { ending: true, ..container });
+                }
+            }
             while let Ok(Some(_)) = wait_any() {}
             self.collect();
             let ended = Answer::Ended {
@@ -534,95 +636,32 @@ impl Watch<'_> {
     }
 }
 
+impl<'a> Watch<'a> {
+    /// What further commands have to know.
+    fn container(&self) -> Option<Container<'a>> {
+        let ending = self.status.is_some() || self.killed_by != killed_by::NOBODY;
+        Some(Container { plan: self.plan, first: self.first?, pid: self.pid, ending })
+    }
+}
+
 /// Lets the process at the other end go on.
 fn tell(socket: Fd) {
     let _ = send_message(socket, b".", &[], &[], true);
 }
 
-/// One answer to one peer.
-fn answer_to(socket: Fd, answer: &Answer<'_>) {
-    answers_to(socket, &[answer]);
-}
-
-/// Answers to one peer in one piece, without waiting: a peer that doesn't read loses them.
-fn answers_to(socket: Fd, answers: &[&Answer<'_>]) {
-    let length = |answer: &Answer<'_>| {
-        let mut count = Counter(0);
-        answer.put(&mut count);
-        count.0
-    };
-    let Ok(memory) = map(answers.iter().map(|a| HEADER + length(a) as usize).sum()) else {
-        return;
-    };
-    let mut writer = Writer { into: memory, at: 0 };
-    for answer in answers {
-        writer.put(&wire::header(Kind::Answer, length(answer), 0));
-        answer.put(&mut writer);
-    }
-    let _ = send_message(socket, writer.into, &[], &[], false);
-}
-
-struct Counter(u32);
-
-impl Out for Counter {
-    fn put(&mut self, bytes: &[u8]) {
-        self.0 += bytes.len() as u32;
-    }
-}
-
-struct Writer<'a> {
-    into: &'a mut [u8],
-    at: usize,
-}
-
-impl Out for Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.into[self.at..self.at + bytes.len()].copy_from_slice(bytes);
-        self.at += bytes.len();
-    }
-}
-
-/// Contents of files, one after the other as a [`List`].
-struct Collected {
-    /// Memory of its own, so that the long time before the end doesn't hold it.
-    bytes: &'static mut [u8],
+/// Bytes that are counted also where they don't fit.
+struct Listing<'a> {
+    bytes: &'a mut [u8],
     used: usize,
-    count: u32,
 }
 
-impl Collected {
-    fn new() -> Self {
-        Self { bytes: map(8 * STATISTIC).unwrap_or_default(), used: 0, count: 0 }
-    }
-
-    /// A file that can't be read counts as empty, so that places in the list keep their meaning.
-    fn add(&mut self, path: &core::ffi::CStr) {
-        let mut contents = [0; STATISTIC];
-        let n = match openat2(crate::system_call::AT_FDCWD, path, open::READ, 0, 0) {
-            Ok(f) => {
-                let n = read(f, &mut contents).unwrap_or(0);
-                close(f);
-                n
-            }
-            Err(_) => 0,
-        };
-        let n = if self.used + n + 4 > self.bytes.len().saturating_sub(STATISTIC) { 0 } else { n };
-        (&contents[..n]).put(self);
-        self.count += 1;
-    }
-
-    fn list(&self) -> List<'_, &[u8]> {
-        List::new(self.count, &self.bytes[..self.used])
-    }
-}
-
-impl Out for Collected {
+impl Out for Listing<'_> {
     fn put(&mut self, bytes: &[u8]) {
         let end = self.used + bytes.len();
         if let Some(place) = self.bytes.get_mut(self.used..end) {
             place.copy_from_slice(bytes);
-            self.used = end;
         }
+        self.used = end;
     }
 }
 

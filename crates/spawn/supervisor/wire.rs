@@ -150,6 +150,20 @@ impl<'a, T: Field<'a>> List<'a, T> {
         (0..self.count).map_while(move |_| T::take(&mut from).ok())
     }
 
+    /// As many values from the front as `most` bytes hold.
+    pub fn beginning(&self, most: usize) -> Self {
+        let mut from = Reader::new(self.bytes);
+        let (mut count, mut length) = (0, 0);
+        while count < self.count && T::take(&mut from).is_ok() {
+            let used = self.bytes.len() - from.rest().len();
+            if used > most {
+                break;
+            }
+            (count, length) = (count + 1, used);
+        }
+        Self::new(count, self.bytes.get(..length).unwrap_or_default())
+    }
+
     /// Whether each value can be read and nothing is left over.
     pub fn is_whole(&self) -> bool {
         let mut from = Reader::new(self.bytes);
@@ -218,6 +232,9 @@ pub enum Kind {
     Request = 2,
     /// From the supervisor: an [`Answer`].
     Answer = 3,
+    /// To the supervisor, as the first frame on a socket that came beside [`Request::Exec`]: an [`Exec`]; beside it its owner's pidfd and
+    /// the three standard streams. Then follow requests and answers as on the first socket, about this command alone.
+    Exec = 4,
 }
 
 impl Kind {
@@ -226,6 +243,7 @@ impl Kind {
             1 => Some(Self::Plan),
             2 => Some(Self::Request),
             3 => Some(Self::Answer),
+            4 => Some(Self::Exec),
             _ => None,
         }
     }
@@ -452,8 +470,28 @@ record! {
     }
 }
 
+record! {
+    /// One more command in a container. Who it is and what it may do are the container's own plan's.
+    Exec {
+        version: u16,
+        argv: List<'a, &'a CStr>,
+        /// Variables over those of the container's command.
+        env: List<'a, &'a CStr>,
+        /// Instead of the container's, as [`Step::User`] takes it.
+        user: Option<&'a CStr>,
+        /// Instead of the container's. It must be there.
+        directory: Option<&'a CStr>,
+        /// Milliseconds until everything of it is killed; 0 is never.
+        wall: u64,
+        /// Whether what the command leaves in the background lives on when the command has ended by itself.
+        background: bool,
+        /// Files of its cgroup whose contents are sent with [`Answer::Ended`]: names.
+        read_at_end: List<'a, &'a CStr>,
+    }
+}
+
 choice! {
-    /// What a handle asks of a supervisor.
+    /// What a handle asks of a supervisor. One that doesn't know a request answers [`Answer::Unknown`].
     Request {
         /// A signal to the command. SIGKILL ends everything.
         1 Signal { number: u32 }
@@ -462,6 +500,12 @@ choice! {
         3 Kill {}
         /// Outlive the owner. Answered by [`Answer::Detached`].
         4 Detach {}
+        /// Execute one more command. Beside it comes one end of a socket on which it is described by a frame [`Kind::Exec`].
+        5 Exec {}
+        /// Which further commands run. Answered by [`Answer::Execs`].
+        6 Execs { token: u32 }
+        /// A signal to one of these; SIGKILL to all of it. Answered by [`Answer::Signalled`].
+        7 SignalExec { token: u32, id: u32, number: u32 }
     }
 }
 
@@ -476,6 +520,20 @@ pub mod killed_by {
     pub const LIFELINE: u8 = 3;
     /// `stop` waited its grace in vain.
     pub const GRACE: u8 = 4;
+    /// The container in which it was one more command ended.
+    pub const CONTAINER: u8 = 5;
+}
+
+/// Which part of an [`Exec`] failed, as the index in [`stage::STEP`].
+pub mod exec_step {
+    /// The container's resource limits.
+    pub const LIMITS: u32 = 0;
+    pub const USER: u32 = 1;
+    pub const DIRECTORY: u32 = 2;
+    /// The user's ids, the container's capabilities, its filter.
+    pub const PRIVILEGES: u32 = 3;
+    /// The container's v1 cgroups.
+    pub const CGROUPS: u32 = 4;
 }
 
 /// Which part of a plan failed.
@@ -489,6 +547,8 @@ pub mod stage {
     pub const EXEC: u8 = 6;
     pub const LISTEN: u8 = 7;
     pub const NETWORK: u8 = 8;
+    /// The namespaces of a container that are joined.
+    pub const JOIN: u8 = 9;
 }
 
 /// What failed within a step, where its errno alone doesn't say.
@@ -513,12 +573,17 @@ pub mod cause {
     pub const MAP_HELPER: u8 = 9;
     /// What was found isn't what the step needs (a symlink where a directory must be).
     pub const WRONG_KIND: u8 = 10;
+    /// No directory of PATH has the program; the detail is that PATH.
+    pub const NOT_IN_PATH: u8 = 11;
+    /// There are as many commands at once as a supervisor takes.
+    pub const TOO_MANY: u8 = 12;
 }
 
 choice! {
     /// What a supervisor says.
     Answer {
-        /// The command runs. `pid` is the first process's as the supervisor counts, `command` the command's as the first process does.
+        /// The command runs. `pid` is the first process's as the supervisor counts, `command` the command's as the first process does. Of an
+        /// [`Exec`]: `command` is its number among the container's.
         1 Started { pid: u32, command: u32 }
         /// Nothing runs; what was done is being undone.
         2 Failed { stage: u8, index: u32, errno: i32, cause: u8, detail: &'a [u8] }
@@ -528,6 +593,23 @@ choice! {
         4 Gone { errors: List<'a, Left<'a>> }
         /// It will outlive its owner; or why it can't.
         5 Detached { errno: i32 }
+        /// A request that this version doesn't know.
+        6 Unknown { request: u8 }
+        /// The further commands that run; `token` is the question's.
+        7 Execs { token: u32, running: List<'a, Running<'a>> }
+        8 Signalled { token: u32, errno: i32 }
+    }
+}
+
+record! {
+    /// A further command that runs.
+    Running {
+        id: u32,
+        pid: u32,
+        /// Nanoseconds since its start.
+        age: u64,
+        /// Its first words, as many as have room.
+        argv: List<'a, &'a CStr>,
     }
 }
 
@@ -547,6 +629,8 @@ choice! {
         2 Failed { stage: u8, index: u32, errno: i32, cause: u8, detail: &'a [u8] }
         /// The command's status, as wait(2) gives it.
         3 Ended { status: i32 }
+        /// The process that executes one more command, and its pidfd beside it: made by a helper that had to enter a user namespace before.
+        4 Made { pid: u32 }
     }
 }
 

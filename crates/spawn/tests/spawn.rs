@@ -1,8 +1,8 @@
 //! Spawning for real: as root in namespaces, as a plain user in a user namespace besides.
 
 use coracle_spawn::{
-    CapabilitySet, CgroupPlacement, Child, Effect, Error, ExecFault, IdMap, Init, KilledBy, Mount, Namespaces, Record, Root, Signal, Spawn,
-    Stdio, Undo, sweep,
+    CapabilitySet, CgroupPlacement, Child, Effect, Ended, Error, Exec, ExecFault, IdMap, Init, KilledBy, Mount, Namespaces, Record, Root,
+    Signal, Spawn, Stdio, Undo, sweep,
 };
 use std::future::Future;
 use std::io::{Read, Write};
@@ -436,4 +436,63 @@ fn starting_and_waiting_are_futures_of_no_runtime() {
     let child = block_on(shell("exit 4").start().unwrap()).unwrap();
     let ended = block_on(std::future::poll_fn(|cx| child.poll_ended(cx))).unwrap();
     assert_eq!(ended.status.code(), Some(4));
+}
+
+/// What one more command says, and how it ends.
+fn run_inside(child: &Child, exec: Exec) -> (String, Ended) {
+    let mut exec = child.interior().start(exec.stdin(Stdio::null()).stdout(Stdio::piped())).unwrap().wait().unwrap();
+    let said = text(exec.stdout.take().unwrap());
+    let ended = exec.wait().unwrap();
+    assert_eq!(exec.wait_gone().unwrap(), []);
+    (said, Ended::clone(&ended))
+}
+
+#[test]
+fn one_more_command_joins_all_namespaces_and_ends_alone() {
+    for init in [Init::Ours, Init::Command] {
+        let child = shell("exec sleep 1000").hostname("joined").init(init).env("A", "1").spawn().unwrap();
+        let line = "hostname; echo $A; for n in user mnt pid net ipc uts; do readlink /proc/self/ns/$n /proc/1/ns/$n | uniq | wc -l; done";
+        let (said, ended) = run_inside(&child, Exec::new("sh").args(["-c", line]));
+        assert_eq!((said.as_str(), ended.status.code(), ended.killed_by), ("joined\n1\n1\n1\n1\n1\n1\n1\n", Some(0), KilledBy::Nobody));
+        // Without a cgroup whoever it started is found by descent, daemons too.
+        let line = "setsid sleep 1001 & (setsid sh -c 'setsid sleep 1001 & exit' &) ; sleep 1001";
+        let (_, ended) = run_inside(&child, Exec::new("sh").args(["-c", line]).wall(Duration::from_millis(400)));
+        assert_eq!(ended.killed_by, KilledBy::WallClock);
+        let (said, _) = run_inside(&child, Exec::new("sh").args(["-c", "grep -al 'sleep.100[1]' /proc/[0-9]*/cmdline"]));
+        assert_eq!(said, "");
+        assert!(child.try_wait().unwrap().is_none());
+    }
+}
+
+#[test]
+fn one_more_command_of_a_process_without_namespaces_ends_with_it() {
+    let mut spawn = Spawn::new("sleep").arg("1000").env("PATH", "/usr/bin:/bin");
+    if !rustix::process::geteuid().is_root() {
+        spawn = spawn.namespaces(Namespaces::MOUNT).id_map(IdMap::for_current_user());
+    }
+    let child = spawn.spawn().unwrap();
+    let exec = child.interior().start(Exec::new("sh").args(["-c", "setsid sleep 1000 & exec sleep 1000"])).unwrap().wait().unwrap();
+    let running = child.interior().list().unwrap().wait().unwrap();
+    assert_eq!(running.iter().map(|r| (r.id, r.pid)).collect::<Vec<_>>(), [(exec.command_id(), exec.id())]);
+    child.kill().unwrap();
+    assert_eq!(exec.wait().unwrap().killed_by, KilledBy::Container);
+    assert_eq!(child.wait_gone().unwrap(), []);
+    assert!(matches!(child.interior().start(Exec::new("true")).and_then(|starting| starting.wait().map(drop)), Err(Error::Ended)));
+}
+
+#[test]
+fn what_keeps_one_more_command_from_starting_is_told() {
+    let child = shell("exec sleep 1000").spawn().unwrap();
+    let fails = |exec: Exec| child.interior().start(exec).and_then(|starting| starting.wait().map(drop)).unwrap_err();
+    match fails(Exec::new("no-such-program").env("PATH", "/a:/b")) {
+        Error::Exec { program, fault: ExecFault::NotFound { searched } } => {
+            assert_eq!((program.as_str(), searched.as_deref()), ("no-such-program", Some("/a:/b")));
+        }
+        other => panic!("{other}"),
+    }
+    assert!(matches!(fails(Exec::new("/etc/passwd")), Error::Exec { fault: ExecFault::NotExecutable { .. }, .. }));
+    assert!(matches!(fails(Exec::new("true").user("no-such-user")), Error::UnknownUser { what: "user", .. }));
+    assert!(matches!(fails(Exec::new("true").current_dir("/no/such")), Error::Step { errno: 2, .. }));
+    assert!(matches!(fails(Exec::new("true").current_dir("relative")), Error::Invalid { .. }));
+    child.kill().unwrap();
 }

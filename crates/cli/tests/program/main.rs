@@ -5,6 +5,7 @@
 
 mod archives;
 mod detached;
+mod exec;
 mod images;
 mod run;
 mod scratch;

@@ -117,6 +117,12 @@ pub fn dup3(from: Fd, to: i32, close_on_exec: bool) -> Result<()> {
     unit(call(number::DUP3, [from.0 as usize, to as usize, flags, 0, 0, 0]))
 }
 
+/// fcntl(2) with F_DUPFD_CLOEXEC: a copy whose number is `least` or more.
+pub fn duplicate_above(f: Fd, least: i32) -> Result<Fd> {
+    const F_DUPFD_CLOEXEC: usize = 1030;
+    fd(call(number::FCNTL, [f.0 as usize, F_DUPFD_CLOEXEC, least as usize, 0, 0, 0]))
+}
+
 pub mod open {
     //! Flags of openat2(2); the architectures differ in four of them.
     pub const READ: u64 = 0;
@@ -442,6 +448,12 @@ pub struct Received {
 }
 
 impl Received {
+    /// Closes them all.
+    pub fn close(&mut self) {
+        self.as_slice().iter().for_each(|&f| close(f));
+        self.count = 0;
+    }
+
     pub const fn new() -> Self {
         Self { fds: [Fd(-1); MAX_FDS], count: 0 }
     }
@@ -511,8 +523,10 @@ pub fn setsid() -> Result<()> {
 }
 
 pub const CLONE_PIDFD: u64 = 0x1000;
+pub const CLONE_PARENT: u64 = 0x8000;
 pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 pub const CLONE_NEWUSER: u64 = 0x1000_0000;
+pub const CLONE_NEWPID: u64 = 0x2000_0000;
 pub const CLONE_NEWNET: u64 = 0x4000_0000;
 const SIGCHLD: u64 = 17;
 
@@ -523,20 +537,22 @@ pub enum Cloned {
 }
 
 /// clone3(2) as fork: the child has a copy of everything. Where clone3 is missing or hidden by a filter, clone(2), which can't
-/// start in a cgroup: then the answer's second half is false.
-pub fn clone(namespaces: u64, cgroup: Option<Fd>) -> Result<(Cloned, bool)> {
+/// start in a cgroup: then the answer's second half is false. A child with CLONE_PARENT is the child of this process's parent, which
+/// hears of its end as it will of this process's.
+pub fn clone(flags: u64, cgroup: Option<Fd>) -> Result<(Cloned, bool)> {
     let mut pidfd = -1i32;
     let mut arguments = [0u64; 11];
-    arguments[0] = namespaces | CLONE_PIDFD;
+    arguments[0] = flags | CLONE_PIDFD;
     arguments[1] = &raw mut pidfd as u64;
-    arguments[4] = SIGCHLD;
+    // clone3(2) refuses a signal of its own beside CLONE_PARENT.
+    arguments[4] = if flags & CLONE_PARENT == 0 { SIGCHLD } else { 0 };
     if let Some(f) = cgroup {
         arguments[0] |= CLONE_INTO_CGROUP;
         arguments[10] = f.0 as u64;
     }
     let (result, placed) = match call(shared::CLONE3, [arguments.as_ptr() as usize, size_of_val(&arguments), 0, 0, 0, 0]) {
         Err(Errno::ENOSYS) => {
-            let flags = (namespaces | CLONE_PIDFD | SIGCHLD) as usize;
+            let flags = (flags | CLONE_PIDFD | SIGCHLD) as usize;
             (call(number::CLONE, [flags, 0, &raw mut pidfd as usize, 0, 0, 0]), cgroup.is_none())
         }
         other => (other, true),
@@ -670,6 +686,25 @@ pub fn wait_any() -> Result<Option<(u32, i32)>> {
     }
 }
 
+/// waitid(2) for any child that has ended, which stays as it is: its pid.
+pub fn peek_any() -> Option<u32> {
+    const P_ALL: usize = 0;
+    const WNOHANG: usize = 1;
+    const WEXITED: usize = 4;
+    const WNOWAIT: usize = 0x0100_0000;
+    let mut info = [0i32; 32];
+    let flags = WEXITED | WNOHANG | WNOWAIT | 0x4000_0000;
+    call(number::WAITID, [P_ALL, 0, info.as_mut_ptr() as usize, flags, 0, 0]).ok()?;
+    // struct siginfo: signal, errno, code and padding, and the pid.
+    u32::try_from(info[4]).ok().filter(|&pid| info[0] != 0 && pid != 0)
+}
+
+/// wait4(2) for one child that has ended.
+pub fn reap(pid: u32) {
+    const WNOHANG: usize = 1;
+    let _ = call(number::WAIT4, [pid as usize, 0, WNOHANG | 0x4000_0000, 0, 0, 0]);
+}
+
 pub fn pidfd_open(pid: u32) -> Result<Fd> {
     fd(call(shared::PIDFD_OPEN, [pid as usize, 0, 0, 0, 0, 0]))
 }
@@ -716,6 +751,10 @@ pub mod prctl {
     }
     pub fn set_name(name: &core::ffi::CStr) -> Result<()> {
         prctl(15, super::text(name))
+    }
+    /// Orphaned descendants become this process's children.
+    pub fn set_child_subreaper() -> Result<()> {
+        prctl(36, 1)
     }
     pub fn drop_from_bounding_set(capability: u32) -> Result<()> {
         prctl(24, capability as usize)
@@ -859,6 +898,137 @@ pub fn map(bytes: usize) -> Result<&'static mut [u8]> {
     let address = call(number::MMAP, [0, bytes.max(1), READ_WRITE, PRIVATE_ANONYMOUS, -1i32 as usize, 0])?;
     // SAFETY: the kernel just gave this range to nobody else, readable, writable and zeroed, and it is never unmapped.
     Ok(unsafe { core::slice::from_raw_parts_mut(address as *mut u8, bytes) })
+}
+
+/// Memory that goes back to the kernel with the value.
+pub struct Pages {
+    address: *mut u8,
+    length: usize,
+}
+
+impl Pages {
+    /// Fresh zeroed memory. Pages that are never touched cost nothing.
+    pub fn new(bytes: usize) -> Result<Self> {
+        let memory = map(bytes)?;
+        Ok(Self { address: memory.as_mut_ptr(), length: memory.len() })
+    }
+}
+
+impl core::ops::Deref for Pages {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `map` gave this range to this value alone, and it is unmapped only when the value goes.
+        unsafe { core::slice::from_raw_parts(self.address, self.length) }
+    }
+}
+
+impl core::ops::DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and the borrow of the value is unique.
+        unsafe { core::slice::from_raw_parts_mut(self.address, self.length) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        let _ = call(number::MUNMAP, [self.address as usize, self.length.max(1), 0, 0, 0, 0]);
+    }
+}
+
+/// Values of which there are mostly none, in memory that is there only while there are some.
+pub struct Table<T, const MOST: usize> {
+    memory: Option<Pages>,
+    used: usize,
+    kind: core::marker::PhantomData<T>,
+}
+
+impl<T, const MOST: usize> Table<T, MOST> {
+    pub const fn new() -> Self {
+        // A page is aligned for anything that lies in here.
+        assert!(align_of::<T>() <= 4096);
+        Self { memory: None, used: 0, kind: core::marker::PhantomData }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.used == MOST
+    }
+
+    /// Appends; gives the value back where there is no room.
+    pub fn push(&mut self, value: T) -> core::result::Result<(), T> {
+        if self.is_full() {
+            return Err(value);
+        }
+        if self.memory.is_none() {
+            self.memory = Pages::new(MOST * size_of::<T>()).ok();
+        }
+        let Some(memory) = &mut self.memory else { return Err(value) };
+        // SAFETY: `used < MOST`, so the place is inside the mapping, which is aligned to a page; it holds no value yet.
+        unsafe { memory.address.cast::<T>().add(self.used).write(value) };
+        self.used += 1;
+        Ok(())
+    }
+
+    /// Takes one out; the last one gets its place.
+    pub fn swap_remove(&mut self, index: usize) -> Option<T> {
+        let memory = self.memory.as_ref().filter(|_| index < self.used)?;
+        let first = memory.address.cast::<T>();
+        self.used -= 1;
+        // SAFETY: both places held values, which `push` wrote; one is moved out, and the other into its place if they differ.
+        let value = unsafe {
+            let value = first.add(index).read();
+            if index != self.used {
+                first.add(index).write(first.add(self.used).read());
+            }
+            value
+        };
+        if self.used == 0 {
+            self.memory = None;
+        }
+        Some(value)
+    }
+
+    /// Takes all out, and gives the memory back.
+    pub fn clear(&mut self) {
+        while self.used > 0 {
+            self.swap_remove(self.used - 1);
+        }
+        self.memory = None;
+    }
+
+    /// Takes all out, and keeps the memory for the next.
+    pub fn empty(&mut self)
+    where
+        T: Copy,
+    {
+        self.used = 0;
+    }
+}
+
+impl<T, const MOST: usize> core::ops::Deref for Table<T, MOST> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        match &self.memory {
+            // SAFETY: the first `used` places hold values.
+            Some(memory) => unsafe { core::slice::from_raw_parts(memory.address.cast::<T>(), self.used) },
+            None => &[],
+        }
+    }
+}
+
+impl<T, const MOST: usize> core::ops::DerefMut for Table<T, MOST> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match &self.memory {
+            // SAFETY: the first `used` places hold values, and the borrow is unique.
+            Some(memory) => unsafe { core::slice::from_raw_parts_mut(memory.address.cast::<T>(), self.used) },
+            None => &mut [],
+        }
+    }
+}
+
+impl<T, const MOST: usize> Drop for Table<T, MOST> {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// Gives back the pages of the stack that lie below what is in use, and those of [`CHILD_STACK`]: both are only reached by calls that

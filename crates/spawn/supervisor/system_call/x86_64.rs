@@ -25,6 +25,7 @@ pub(super) mod number {
     pub(in super::super) const EXECVE: usize = 59;
     pub(in super::super) const WAIT4: usize = 61;
     pub(in super::super) const FLOCK: usize = 73;
+    pub(in super::super) const FCNTL: usize = 72;
     pub(in super::super) const GETCWD: usize = 79;
     pub(in super::super) const CHDIR: usize = 80;
     pub(in super::super) const FCHDIR: usize = 81;

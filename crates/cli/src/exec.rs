@@ -1,0 +1,71 @@
+//! `coracle exec`: one more command in a container that runs, and its exit code.
+
+use crate::arguments::Exec;
+use crate::detached::attach;
+use crate::environment;
+use crate::failure::{Failure, Fault};
+use crate::life::{Signals, exit_code};
+use coracle_container::{ExecBuilder, Signal, Stdio};
+use std::path::PathBuf;
+use std::pin::pin;
+
+pub(crate) fn run(root: Option<PathBuf>, arguments: &Exec) -> Result<u8, Failure> {
+    let engine = crate::engine(root).map_err(|error| Failure::from(error).code(1))?;
+    let (id, command) = arguments.words.split_first().ok_or_else(|| Failure::new("no container is named".into()))?;
+    let container = attach(&engine, &id.to_string_lossy()).map_err(|failure| failure.code(1))?;
+    let builder = describe(container.exec(command), arguments)?;
+    crate::block_on(async {
+        let mut signals = Signals::new()?;
+        let exec = builder.spawn().await?;
+        // From here on it is a conversation about this command alone.
+        drop(container);
+        if arguments.detach {
+            exec.detach().await?;
+            return Ok(0);
+        }
+        let mut ended = pin!(exec.wait());
+        let mut interrupted = false;
+        loop {
+            tokio::select! {
+                status = &mut ended => return Ok(exit_code(status?)),
+                signal = signals.next() => {
+                    // Who interrupts twice means it.
+                    exec.signal(if signal == Signal::INT && interrupted { Signal::KILL } else { signal }).await?;
+                    interrupted |= signal == Signal::INT;
+                }
+            }
+        }
+    })
+}
+
+/// Everything that is wrong with the flags is reported at once.
+fn describe(mut builder: ExecBuilder, arguments: &Exec) -> Result<ExecBuilder, Failure> {
+    let outer = |key: &std::ffi::OsStr| std::env::var_os(key);
+    let mut faults = Vec::new();
+    if arguments.tty {
+        faults.push(Fault::new("--tty: there are no terminals for containers yet", "leave -t out; -i alone passes standard input"));
+    }
+    for path in &arguments.env_file {
+        match environment::file(path, outer) {
+            Ok(variables) => builder = builder.envs(variables),
+            Err(wrong) => faults.extend(wrong),
+        }
+    }
+    for word in &arguments.env {
+        match environment::variable(word, outer) {
+            Ok(variable) => builder = builder.envs(variable),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if let Some(directory) = &arguments.workdir {
+        builder = builder.workdir(directory);
+    }
+    if let Some(user) = &arguments.user {
+        builder = builder.user(user);
+    }
+    let of_ours = |yes: bool| if yes { Stdio::inherit() } else { Stdio::null() };
+    builder = builder.stdin(of_ours(arguments.interactive)).stdout(of_ours(!arguments.detach)).stderr(of_ours(!arguments.detach));
+    // Docker's: a daemon that somebody starts by hand stays.
+    builder = builder.background(true);
+    if faults.is_empty() { Ok(builder) } else { Err(faults.into()) }
+}
