@@ -421,6 +421,10 @@ fn those_that_run_are_listed_with_what_they_are() {
     assert_eq!(listed[0].command, ["sleep", "1000"]);
     assert_eq!(listed[0].owner, std::process::id());
     assert_eq!(listed[0].labels.get("job").map(String::as_str), Some("7"));
+    assert!(!listed[0].detached);
+    let error = place.engine().attach(container.id()).expect_err("it is ours alone");
+    let text = format!("the container {} answers only the program that started it: it isn't detached", container.id());
+    assert_eq!((error.to_string(), error.remedy().is_some()), (text, true));
     block_on(container.remove()).expect("all is taken back");
     assert!(place.engine().containers().expect("it is read").is_empty());
 }

@@ -297,6 +297,7 @@ fn a_detached_container_lives_on_and_its_owners_reader_sees_the_end() {
     std::thread::sleep(Duration::from_millis(300));
     let listed = place.engine().containers().expect("it is read");
     assert_eq!(listed.iter().map(|container| container.id.as_str()).collect::<Vec<_>>(), [id.as_str()]);
+    assert!(listed[0].detached);
     // A look at it ends nothing.
     drop(place.engine().attach(&id[..6]).expect("it answers"));
     let container = place.engine().attach(&id).expect("it answers");

@@ -1,7 +1,7 @@
 //! `coracle stop` and `coracle kill`: ends containers that outlived the program that started them.
 
 use crate::arguments::{Kill, Stop};
-use crate::failure::{Failure, Fault};
+use crate::failure::Failure;
 use crate::table;
 use coracle_container::{Container, Engine, Error, Signal};
 use std::future::Future;
@@ -53,11 +53,5 @@ fn each<F: Future<Output = Result<Container, Error>>>(
 
 /// A container that answers.
 pub(crate) fn attach(engine: &Engine, id: &str) -> Result<Container, Failure> {
-    engine.attach(id).map_err(|error| match error {
-        Error::Start(error) => {
-            let fix = "only detached containers answer here; one that isn't ends with the program that started it (see `coracle ps`)";
-            Failure::from(vec![Fault::new(format!("{id}: {error}"), fix)])
-        }
-        error => error.into(),
-    })
+    engine.attach(id).map_err(Failure::from)
 }

@@ -105,6 +105,7 @@ fn fixes(remedy: Option<String>) -> Vec<String> {
         "choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT" => {
             "choose a directory of your own: --root DIR, or the variable CORACLE_ROOT".to_owned()
         }
+        "detach it there by Container::detach(), or start it detached: coracle run -d" => "start it detached: coracle run -d".to_owned(),
         line => line
             .replace("-- cargo test", "-- coracle run …")
             .replace("Engine::builder().root(..)", "--root DIR")

@@ -23,7 +23,7 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &List) -> Result<u8, Failur
                         cut(&container.image, 40),
                         format!("\"{}\"", cut(&container.command.join(" "), 30)),
                         format!("Up {}", table::age(up)),
-                        container.owner.to_string(),
+                        if container.detached { "(detached)".into() } else { container.owner.to_string() },
                     ]
                 })
                 .collect();
@@ -38,6 +38,7 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &List) -> Result<u8, Failur
                     ("command", json::array(container.command.iter().map(|word| json::string(word)))),
                     ("created", table::seconds(container.created).to_string()),
                     ("owner", container.owner.to_string()),
+                    ("detached", container.detached.to_string()),
                     ("labels", json::object(container.labels.iter().map(|(key, value)| (&key[..], json::string(value))))),
                 ];
                 json::object(members) + "\n"

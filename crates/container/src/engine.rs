@@ -7,7 +7,7 @@
 //!    run/ID/                                   a container: lock, record, upper/, work/, control
 //! ```
 
-use crate::container::Container;
+use crate::container::{Container, control_socket};
 use crate::error::Error;
 use crate::image;
 use crate::images::Emptying;
@@ -171,7 +171,7 @@ impl Engine {
             .filter(|record| record.alive)
             .filter_map(|record| {
                 let description: Description = serde_json::from_slice(&record.description).ok()?;
-                Some(description.summary(record.path.file_name()?.to_str()?))
+                Some(description.summary(record.path.file_name()?.to_str()?, control_socket(&record.path).exists()))
             })
             .collect();
         all.sort_by(|a, b| (b.created, &a.id).cmp(&(a.created, &b.id)));
@@ -181,7 +181,7 @@ impl Engine {
     /// Takes up a detached container by its id or the unambiguous beginning of it. Dropping this handle doesn't end it.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`]; [`Error::Start`] where nobody answers, as for one that is attached to its owner.
+    /// [`Error::NoSuchContainer`]; [`Error::NotDetached`]; [`Error::Start`] where nobody answers.
     pub fn attach(&self, id: &str) -> Result<Container, Error> {
         let no_such = || Error::NoSuchContainer { id: id.to_owned() };
         let records = Record::list(&self.0.runs).map_err(|source| self.state("list", &self.0.runs, source))?;
@@ -189,6 +189,10 @@ impl Engine {
             |r: &&Record| r.alive && r.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| !id.is_empty() && n.starts_with(id));
         let mut found = records.iter().filter(named);
         match (found.next(), found.next()) {
+            (Some(record), None) if !control_socket(&record.path).exists() => {
+                let id = record.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Err(Error::NotDetached { id })
+            }
             (Some(record), None) => Container::attach(record),
             _ => Err(no_such()),
         }

@@ -53,6 +53,11 @@ pub enum Error {
         /// What was asked for.
         id: String,
     },
+    /// The container belongs to the process that started it, and answers nobody else.
+    NotDetached {
+        /// Its id.
+        id: String,
+    },
     /// The engine's own files.
     State {
         /// What was tried.
@@ -81,6 +86,7 @@ impl fmt::Display for Error {
             Self::Start(error) => error.fmt(f),
             Self::NotReady { status } => write!(f, "the command ended before it was ready: {status}"),
             Self::NoSuchContainer { id } => write!(f, "no container {id} runs here"),
+            Self::NotDetached { id } => write!(f, "the container {id} answers only the program that started it: it isn't detached"),
             Self::State { attempted, path, source } => write!(f, "can't {attempted} {}: {source}", path.display()),
             Self::NotRemoved { left } => {
                 write!(f, "the container is gone, but these couldn't be removed:")?;
@@ -162,6 +168,9 @@ impl Error {
             Self::Start(error) => error.remedy(),
             Self::NotReady { .. } => Some("to run a command to its end and see what it said, use output() and not run()".into()),
             Self::NoSuchContainer { .. } => Some("`coracle ps` lists those that run".into()),
+            Self::NotDetached { .. } => {
+                Some("detach it there by Container::detach(), or start it detached: coracle run -d".into())
+            }
             Self::State { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT".into())
             }

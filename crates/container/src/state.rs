@@ -20,6 +20,8 @@ pub struct ContainerSummary {
     pub owner: u32,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Whether it lives on without that process, and other processes may [attach](crate::Engine::attach) to it.
+    pub detached: bool,
 }
 
 /// The description in a run directory's record. Fields may be added; none changes its meaning.
@@ -38,7 +40,7 @@ pub(crate) struct Description {
 }
 
 impl Description {
-    pub(crate) fn summary(self, id: &str) -> ContainerSummary {
+    pub(crate) fn summary(self, id: &str, detached: bool) -> ContainerSummary {
         ContainerSummary {
             id: id.to_owned(),
             image: self.image,
@@ -46,6 +48,7 @@ impl Description {
             created: UNIX_EPOCH + Duration::from_secs(self.created),
             owner: self.owner,
             labels: self.labels,
+            detached,
         }
     }
 }

@@ -92,7 +92,13 @@ fn an_attached_container_is_listed_too_and_belongs_to_its_owner() {
             assert!(Instant::now() < end, "it never came");
         };
         let said = say(s, &["kill", &id]);
-        said.fails(1, &["error: ", "\n  fix: only detached containers answer here"]);
+        assert_eq!(
+            said.stderr,
+            format!(
+                "error: the container {id} answers only the program that started it: it isn't detached\n  fix: start it detached: coracle run -d\n"
+            )
+        );
+        assert_eq!(said.code, Some(1));
         child.kill().unwrap();
         child.wait().unwrap();
         while !say(s, &["ps", "-q"]).stdout.is_empty() {
