@@ -251,7 +251,12 @@ fn kill_and_stop_and_drop_end_all_that_it_started_and_the_container_goes_on() {
     assert_eq!(status.reason(), Reason::Signal(Signal::TERM));
     assert!(within(Duration::from_secs(10), || crowd(&container) == 0), "{} of the crowd", crowd(&container));
 
-    let exec = block_on(sh(&container, "trap '' TERM; echo; while :; do sleep 1; done").spawn()).expect("it starts");
+    let exec = block_on(async {
+        let mut exec = sh(&container, "trap '' TERM; echo; while :; do sleep 1; done").spawn().await.expect("it starts");
+        // It has set its trap when it has spoken.
+        exec.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).await.expect("it says so");
+        exec
+    });
     assert_eq!(block_on(exec.stop(Duration::from_millis(300))).expect("it ends").reason(), Reason::Killed);
 
     // A future that is dropped half-way.
