@@ -146,7 +146,7 @@ impl ExecBuilder {
     /// [`Error::Description`]; [`Error::Start`] where it couldn't be executed, or the container has ended; [`Error::Lost`] where the
     /// supervisor was killed.
     pub async fn output(self) -> Result<Output, Error> {
-        self.complete(&COLLECTED).await
+        self.run_to_the_end(&COLLECTED).await
     }
 
     /// Runs it to its end as [`output`](Self::output) does, with this process's own standard output and error.
@@ -154,7 +154,7 @@ impl ExecBuilder {
     /// # Errors
     /// As [`output`](Self::output).
     pub async fn status(self) -> Result<ExitStatus, Error> {
-        Ok(self.complete(&INHERITED).await?.status)
+        Ok(self.run_to_the_end(&INHERITED).await?.status)
     }
 
     /// Starts it, with pipes for what isn't said otherwise, and answers when the command is executed.
@@ -194,7 +194,7 @@ impl ExecBuilder {
         Ok(self.interior.start(exec)?)
     }
 
-    async fn complete(mut self, defaults: &Defaults) -> Result<Output, Error> {
+    async fn run_to_the_end(mut self, defaults: &Defaults) -> Result<Output, Error> {
         let input = self.stdin_bytes.take();
         if input.is_some() {
             self.stdin = Some(Stdio::piped());

@@ -466,12 +466,18 @@ fn one_more_command_joins_all_namespaces_and_ends_alone() {
 
 #[test]
 fn one_more_command_of_a_process_without_namespaces_ends_with_it() {
-    let mut spawn = Spawn::new("sleep").arg("1000").env("PATH", "/usr/bin:/bin");
+    // Its own first process: without a pid namespace nobody ends what an init leaves.
+    let mut spawn = Spawn::new("sleep").arg("1000").env("PATH", "/usr/bin:/bin").init(Init::Command);
     if !rustix::process::geteuid().is_root() {
         spawn = spawn.namespaces(Namespaces::MOUNT).id_map(IdMap::for_current_user());
     }
     let child = spawn.spawn().unwrap();
-    let exec = child.interior().start(Exec::new("sh").args(["-c", "setsid sleep 1000 & exec sleep 1000"])).unwrap().wait().unwrap();
+    let exec = child
+        .interior()
+        .start(Exec::new("sh").args(["-c", "setsid sleep 1001 & exec sleep 1001"]).stdout(Stdio::null()))
+        .unwrap()
+        .wait()
+        .unwrap();
     let running = child.interior().list().unwrap().wait().unwrap();
     assert_eq!(running.iter().map(|r| (r.id, r.pid)).collect::<Vec<_>>(), [(exec.command_id(), exec.id())]);
     child.kill().unwrap();

@@ -20,8 +20,8 @@ fn a_command_runs_in_a_container_that_another_process_started() {
     as_each_user(|s| {
         let id = detached(s);
         say(s, &["exec", &id, "sh", "-c", "echo $A $B; pwd; exit 7"]).is(7, "1\n/tmp\n");
-        say(s, &["exec", "-e", "B=2", "-w", "/etc", "--user", "0", &id[..6], "sh", "-c", "echo $A $B; pwd; echo $#", "-e", "-i"])
-            .is(0, "1 2\n/etc\n1\n");
+        say(s, &["exec", "-e", "B=2", "-w", "/etc", "--user", "0", &id[..6], "sh", "-c", "echo $A $B; pwd; echo x$0", "-e"])
+            .is(0, "1 2\n/etc\nx-e\n");
         let lost = say(s, &["exec", &id, "no-such-program"]);
         assert!(
             lost.code == Some(127) && lost.stderr.contains("command not found: no-such-program (searched PATH /usr"),
