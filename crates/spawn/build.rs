@@ -48,7 +48,8 @@ fn default_filter() -> Vec<u8> {
 fn build(out: &Path) {
     let target = variable("TARGET");
     let rustc = variable("RUSTC");
-    let mut attempts = vec![vec!["-Clinker-flavor=ld.lld".into(), "-Clinker=rust-lld".into()]];
+    let lld = ["-Clinker-flavor=ld.lld", "-Clinker=rust-lld", "-Clink-arg=-Tsupervisor/link.ld", "-Clink-arg=--no-eh-frame-hdr"];
+    let mut attempts = vec![lld.map(String::from).to_vec()];
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         attempts.push(vec![
             format!("-Clinker={linker}"),
@@ -71,7 +72,7 @@ fn build(out: &Path) {
             .args(["supervisor/main.rs", "--crate-name", "coracle_supervisor", "--edition", "2024", "--crate-type", "bin"])
             .args(["--target", &target])
             // For size: the text is most of what a waiting supervisor and init hold, and nothing in it is hot.
-            .args(["-Cpanic=abort", "-Copt-level=s", "-Ccodegen-units=1", "-Crelocation-model=static", "-Cstrip=symbols"])
+            .args(["-Cpanic=abort", "-Copt-level=z", "-Clto=fat", "-Ccodegen-units=1", "-Crelocation-model=static", "-Cstrip=symbols"])
             .args(["-Cforce-unwind-tables=no", "-Cdebuginfo=0", "-Coverflow-checks=yes"])
             // The musl targets bring start files of their own, whose `_start` would stand beside ours. Elsewhere older compilers
             // refuse the word.

@@ -67,6 +67,12 @@ impl<'a> Executable<'a> {
         })
     }
 
+    /// Gives the memory of the lists back, when another process has executed it.
+    pub fn release(&mut self) {
+        self.arguments.release();
+        self.environment.release();
+    }
+
     /// execve(2); returns only what was wrong.
     pub fn execute(&self) -> Fault {
         set_signal_mask(0);

@@ -9,16 +9,20 @@ use crate::execute::Executable;
 use crate::failure::{Failure, Fault};
 use crate::report;
 use crate::system_call::{
-    Errno, Fd, POLLIN, PollFd, exit, now, pidfd_send_signal, poll, prctl, read, release_memory, set_signal_mask, signalfd, vfork, wait_any,
+    Errno, Fd, POLLIN, PollFd, exit, getpid, now, pidfd_send_signal, poll, prctl, read, release_memory, set_signal_mask, signalfd, vfork,
+    wait_any,
 };
 use crate::wire::{Report, stage};
 
+const SIGKILL: u32 = 9;
 const SIGCHLD: u32 = 17;
 const ALL: u64 = !0;
 
 /// What the command's process shares with us until it has executed the command.
 struct Attempt<'a> {
     executable: Executable<'a>,
+    /// Without a pid namespace nothing else ends it when this process is killed.
+    dies_with_us: bool,
     fault: Option<Fault>,
 }
 
@@ -44,8 +48,11 @@ fn attend(executable: Executable<'_>, supervisor: Fd, stay: bool) -> ! {
     // The privileges are the command's by now, and the supervisor's descriptors are closed: there is nothing to hide. Before the
     // command runs, because the first thing that it does may be to write to /proc/1/fd/1.
     let _ = prctl::set_dumpable(true);
-    let mut attempt = Attempt { executable, fault: None };
+    let mut attempt = Attempt { executable, dies_with_us: !stay && getpid() != 1, fault: None };
     let started = vfork(&mut attempt, |attempt| {
+        if attempt.dies_with_us {
+            let _ = prctl::set_death_signal(SIGKILL);
+        }
         attempt.fault = Some(attempt.executable.execute());
         exit(127)
     });
@@ -59,6 +66,7 @@ fn attend(executable: Executable<'_>, supervisor: Fd, stay: bool) -> ! {
     report::send(supervisor, &Report::Running { command: pid, at: now() }, &[command]);
     // The setting up needed far more memory than the waiting does.
     release_memory();
+    attempt.executable.release();
 
     let mut fds = [PollFd { fd: signals.0, events: POLLIN, revents: 0 }, PollFd { fd: supervisor.0, events: 0, revents: 0 }];
     loop {

@@ -69,6 +69,7 @@ extern "C" fn main(_stack: usize) -> ! {
     }
 }
 
+#[inline(never)]
 fn receive_plan() -> Result<(Plan<'static>, Received), Errno> {
     let mut fds = Received::new();
     let mut header = [0; HEADER];

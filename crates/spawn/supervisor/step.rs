@@ -25,6 +25,7 @@ pub struct Inside {
 }
 
 /// Performs all steps.
+#[inline(never)]
 pub fn perform_all(steps: &List<'_, Step<'_>>, supervisor: Fd) -> Result<Inside, Failure> {
     let failure = |index: usize, fault: Fault| Failure { stage: stage::STEP, index: index as u32, fault };
     let mut inside = Inside::new(supervisor).map_err(|fault| failure(0, fault))?;

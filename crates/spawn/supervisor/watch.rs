@@ -13,8 +13,8 @@ use crate::failure::{Failure, Fault};
 use crate::peer::{Next, Peer, answer_to, answers_to};
 use crate::system_call::{
     Cloned, Errno, Fd, POLLIN, Pages, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit, getpid, getuid,
-    listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, reap, receive_message, send_message, setresgid,
-    setresuid, setsid, socketpair, wait_any, wait_pidfd,
+    listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, reap, receive_message, release_memory, send_message,
+    setresgid, setresuid, setsid, socketpair, wait_any, wait_pidfd,
 };
 use crate::text::Buffer;
 use crate::wire::{self, Answer, Field, Left, List, Out, Plan, Reader, Report, Request, cause, killed_by, stage};
@@ -108,7 +108,9 @@ pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
     watch.finish(ended)
 }
 
+// What waits holds the frames that it stands in, so no frame of what is over before or comes after is a part of them: inline(never).
 impl Watch<'_> {
+    #[inline(never)]
     fn start(&mut self, fds: &[Fd]) -> Result<(), Failure> {
         let failure = |stage, index: usize, fault: Fault| Failure { stage, index: index as u32, fault };
         for (index, effect) in self.plan.prepare.iter().enumerate() {
@@ -287,6 +289,7 @@ impl Watch<'_> {
     }
 
     /// Begins one more command.
+    #[inline(never)]
     fn exec(&mut self, socket: Fd) {
         self.catch_up();
         self.execs_begun = self.execs_begun.wrapping_add(1);
@@ -301,6 +304,7 @@ impl Watch<'_> {
     }
 
     /// Opens the door for others.
+    #[inline(never)]
     fn listen(&mut self) -> Result<(), Errno> {
         if self.listener.is_none() {
             // By its directory's descriptor: the name of a socket has 107 bytes, and people keep things deeper than that.
@@ -362,6 +366,7 @@ impl Watch<'_> {
     }
 
     /// Hears one report, without waiting; whether there was one.
+    #[inline(never)]
     fn hear_report(&mut self) -> bool {
         let Some(socket) = self.report else { return false };
         let mut bytes = [0; 1024];
@@ -415,7 +420,13 @@ impl Watch<'_> {
         // A stranger may have taken PID 1 over, and this clock is the supervisor's.
         self.started = at.clamp(self.started, now());
         let started = Answer::Started { pid: self.pid, command };
-        if self.plan.at_end { self.held = Some(started) } else { self.answer(&started) }
+        if self.plan.at_end {
+            self.held = Some(started);
+        } else {
+            self.answer(&started);
+            // The starting needed more than the watching does.
+            release_memory();
+        }
     }
 
     fn failed(&mut self, failure: &Failure) {
@@ -437,6 +448,7 @@ impl Watch<'_> {
         }
     }
 
+    #[inline(never)]
     fn accept(&mut self) {
         let Some(Ok(socket)) = self.listener.map(accept) else {
             return;
@@ -490,6 +502,7 @@ impl Watch<'_> {
         false
     }
 
+    #[inline(never)]
     fn perform(&mut self, request: &Request<'_>, answers: Fd) {
         match *request {
             Request::Signal { number } if number == SIGKILL => self.kill(killed_by::HANDLE),
@@ -522,6 +535,7 @@ impl Watch<'_> {
         }
     }
 
+    #[inline(never)]
     fn list_execs(&self, token: u32, answers: Fd) {
         // A socket's buffer holds this much; more commands than fit aren't listed.
         const MOST: usize = 96 << 10;
@@ -550,6 +564,7 @@ impl Watch<'_> {
     }
 
     /// Says how it ended, takes everything back, says so, and leaves.
+    #[inline(never)]
     fn finish(mut self, ended: Option<(i32, Rusage)>) -> ! {
         let mut last = None;
         if let Some((init_status, usage)) = ended {
@@ -602,6 +617,7 @@ impl Watch<'_> {
     }
 
     /// Undoes as the root of a user namespace with the container's map: its files may belong to ids that only exist there.
+    #[inline(never)]
     fn undo_inside(&self, effect: &wire::Undo<'_>) -> Result<(), Errno> {
         let Some(map) = &self.plan.id_map else {
             return Err(Errno::EPERM);

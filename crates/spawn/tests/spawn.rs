@@ -465,6 +465,28 @@ fn one_more_command_joins_all_namespaces_and_ends_alone() {
 }
 
 #[test]
+fn a_command_without_a_pid_namespace_ends_with_its_init() {
+    let mut spawn = Spawn::new("sleep").arg("1003").env("PATH", "/usr/bin:/bin").init(Init::Ours);
+    if !rustix::process::geteuid().is_root() {
+        spawn = spawn.namespaces(Namespaces::MOUNT).id_map(IdMap::for_current_user());
+    }
+    let child = spawn.spawn().unwrap();
+    let command = child.command_id();
+    let lives = || {
+        let stat = std::fs::read_to_string(format!("/proc/{command}/stat")).unwrap_or_default();
+        stat.contains("(sleep)") && !stat.contains(") Z ")
+    };
+    assert!(lives());
+    child.kill().unwrap();
+    assert_eq!(child.wait_gone().unwrap(), []);
+    let end = Instant::now() + Duration::from_secs(5);
+    while lives() {
+        assert!(Instant::now() < end, "it outlived its init");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn one_more_command_of_a_process_without_namespaces_ends_with_it() {
     // Its own first process: without a pid namespace nobody ends what an init leaves.
     let mut spawn = Spawn::new("sleep").arg("1000").env("PATH", "/usr/bin:/bin").init(Init::Command);

@@ -625,6 +625,16 @@ impl<'a> Pointers<'a> {
         Ok(())
     }
 
+    /// Gives the memory back; the list is empty then.
+    pub fn release(&mut self) {
+        const DONTNEED: usize = 4;
+        self.used = 0;
+        let _ = call(
+            number::MADVISE,
+            [self.addresses.as_ptr() as usize, size_of_val(self.addresses).next_multiple_of(4096), DONTNEED, 0, 0, 0],
+        );
+    }
+
     /// A list of all these.
     pub fn of(strings: impl Iterator<Item = &'a CStr>, count: usize) -> Result<Self> {
         let mut pointers = Self::with_capacity(count)?;
