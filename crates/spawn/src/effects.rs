@@ -172,6 +172,8 @@ pub fn sweep(runs: &Path) -> io::Result<(usize, Vec<Error>)> {
         let draft = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
         let abandoned = match is_locked(&lock) {
             Ok(locked) => !locked,
+            // It loses its lock last, so only what is being begun has none.
+            Err(e) if !draft && e.kind() == io::ErrorKind::NotFound => path.is_dir(),
             Err(_) => fs::metadata(&path).is_ok_and(|m| {
                 let age = std::time::SystemTime::now().duration_since(m.modified().unwrap_or(std::time::SystemTime::UNIX_EPOCH));
                 m.is_dir() && m.uid() == rustix::process::geteuid().as_raw() && age.is_ok_and(|age| age > DRAFT)

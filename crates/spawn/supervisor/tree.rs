@@ -24,12 +24,28 @@ pub fn remove(path: &CStr) -> Result<()> {
             break;
         }
     }
-    empty(top)?;
-    match unlinkat(AT_FDCWD, path, true) {
+    let top = empty(top, &LAST)?;
+    for name in LAST {
+        let _ = unlinkat(top, name, false);
+    }
+    let done = match unlinkat(AT_FDCWD, path, true) {
+        // Of another kind than we know.
+        Err(Errno::ENOTEMPTY) => {
+            let top = openat2(top, c".", open::DIRECTORY, 0, 0)?;
+            close(empty(top, &[])?);
+            unlinkat(AT_FDCWD, path, true)
+        }
+        other => other,
+    };
+    close(top);
+    match done {
         Err(Errno::ENOENT) => Ok(()),
         other => other,
     }
 }
+
+/// What a run directory loses last: who is killed meanwhile leaves the record of what is to be done, and a free lock.
+const LAST: [&CStr; 2] = [c"record", c"lock"];
 
 /// What a volatile overlay leaves in a run directory's `work`, deepest first. By name it goes in four calls; the way down takes forty.
 /// Only the kernel writes there.
@@ -49,21 +65,18 @@ fn open_closed(at: Fd, name: &CStr) -> Result<Fd> {
     openat2(at, name, open::DIRECTORY | open::NOFOLLOW, 0, 0)
 }
 
-/// Removes everything below a directory, and closes it.
-fn empty(top: Fd) -> Result<()> {
+/// Removes everything below a directory but what is to stay at its top; the answer is a descriptor of it instead of the one given.
+fn empty(top: Fd, stay: &[&CStr]) -> Result<Fd> {
     let mut here = top;
     let mut depth = 0u64;
     loop {
-        match clear_one(here) {
+        match clear_one(here, if depth == 0 { stay } else { &[] }) {
             Ok(Some(below)) => {
                 close(here);
                 here = below;
                 depth += 1;
             }
-            Ok(None) if depth == 0 => {
-                close(here);
-                return Ok(());
-            }
+            Ok(None) if depth == 0 => return Ok(here),
             Ok(None) => {
                 let up = openat2(here, c"..", open::DIRECTORY, 0, 0);
                 close(here);
@@ -79,7 +92,7 @@ fn empty(top: Fd) -> Result<()> {
 }
 
 /// Removes what can be removed at once; the answer is a directory to empty first.
-fn clear_one(directory: Fd) -> Result<Option<Fd>> {
+fn clear_one(directory: Fd, stay: &[&CStr]) -> Result<Option<Fd>> {
     // It is read from its start: each visit opens it anew.
     let mut buffer = [0; 4096];
     loop {
@@ -87,7 +100,10 @@ fn clear_one(directory: Fd) -> Result<Option<Fd>> {
             0 => return Ok(None),
             n => n,
         };
-        match entries(&buffer[..n]).find_map(|(name, kind)| clear_entry(directory, name, kind).transpose()) {
+        match entries(&buffer[..n])
+            .filter(|(name, _)| !stay.contains(name))
+            .find_map(|(name, kind)| clear_entry(directory, name, kind).transpose())
+        {
             None => {}
             Some(found) => return found.map(Some),
         }
