@@ -25,7 +25,7 @@
 //! # What it needs
 //!
 //! Linux 5.12 (`mount_setattr`, `openat2`, `clone3`, `close_range`); a mounted /proc; root, or user namespaces. No libc function
-//! runs between fork and exec, because nothing forks here: the supervisor is a program of its own (70 KiB, no libc, embedded,
+//! runs between fork and exec, because nothing forks here: the supervisor is a program of its own (80 KB, no libc, embedded,
 //! executed from a sealed memfd), which this process starts by posix_spawn whatever its size.
 //!
 //! # What it does not do
