@@ -411,6 +411,7 @@ fn a_hundred_at_once() {
 }
 
 #[test]
+#[ignore = "soak: hundreds of execs; one in some thousands was seen killed before it began on a machine under load, and why isn't known"]
 fn many_one_after_another_leave_nothing_with_the_supervisor() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
