@@ -10,6 +10,7 @@ use crate::process::{Outside, Run, copy, find, is_root};
 use crate::report::Report;
 use crate::test::Outcome;
 use crate::{Result, in_ci, metadata, tools};
+use rustix::process::{Pid, WaitOptions, waitpid};
 use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -297,7 +298,8 @@ fn leftovers(patience: Duration) -> Vec<String> {
     }
 }
 
-/// Our living children; a zombie has ended and left nothing.
+/// Our living children. The dead among those that we adopted are reaped, as every machine's first process does: the first process of
+/// a pid namespace can't end before a stranger's child in there is reaped (pid_namespaces(7)). The tests themselves have been waited for.
 fn children() -> Vec<u32> {
     let me = std::process::id();
     std::fs::read_dir("/proc")
@@ -310,7 +312,14 @@ fn children() -> Vec<u32> {
             // The name in parentheses may contain anything.
             let mut fields = stat.rsplit_once(") ")?.1.split(' ');
             let (state, parent) = (fields.next()?, fields.next()?);
-            (state != "Z" && parent.parse() == Ok(me)).then_some(pid)
+            if parent.parse() != Ok(me) {
+                return None;
+            }
+            if state == "Z" {
+                let _ = waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::NOHANG);
+                return None;
+            }
+            Some(pid)
         })
         .collect()
 }
