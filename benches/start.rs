@@ -6,15 +6,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use coracle::{Container, Engine};
@@ -123,7 +118,7 @@ fn serve_owner(arguments: &[String]) -> Result {
     serve(|| {
         let builder = described(&engine, rootfs, limits == "limits");
         let start = Instant::now();
-        let status = block_on(builder.status())?;
+        let status = pollster::block_on(builder.status())?;
         let time = start.elapsed();
         std::hint::black_box(&ballast);
         if status.success() { Ok(time) } else { Err(format!("{status}").into()) }
@@ -148,26 +143,6 @@ fn serve_program(words: &[String]) -> Result {
         let time = start.elapsed();
         if status.success() { Ok(time) } else { Err(format!("{} {status}", words[0]).into()) }
     })
-}
-
-struct Wakes(Thread);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// The smallest executor: what is measured is the engine.
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Wakes(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
-        }
-    }
 }
 
 /// Files of this run, on tmpfs: a disk's moods are nobody's merit.
@@ -533,12 +508,13 @@ fn contenders_in_words(report: &mut String, all: &[Contender], absent: &[String]
 /// Proportional set sizes while a container sleeps.
 fn memory(scratch: &Scratch) -> Result<String> {
     let engine = Engine::builder().root(scratch.join("engine0")).open()?;
-    let container =
-        block_on(Container::from_rootfs(scratch.join("rootfs")).engine(&engine).cmd(["/bin/sleep", "60"]).memory("256m").pids(64).run())?;
+    let container = pollster::block_on(
+        Container::from_rootfs(scratch.join("rootfs")).engine(&engine).cmd(["/bin/sleep", "60"]).memory("256m").pids(64).run(),
+    )?;
     let init = container.pid();
     let supervisor = status_field(init, "PPid:")?;
     let (supervisor, init) = (rollup(supervisor)?, rollup(init)?);
-    block_on(container.remove())?;
+    pollster::block_on(container.remove())?;
     let sum: u64 = supervisor.0 + init.0;
     let verdict = if sum <= 160 { "✓" } else { "✗" };
     Ok(format!(

@@ -3,13 +3,13 @@
 use crate::failure::Fault;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A variable: none where its name stands alone and this environment hasn't got it.
-pub(crate) type Variable = Option<(OsString, OsString)>;
+type Variable = Option<(OsString, OsString)>;
 
 /// Reads `KEY=VALUE`, or `KEY`, whose value is `outer`'s.
-pub(crate) fn variable(word: &OsStr, outer: impl Fn(&OsStr) -> Option<OsString>) -> Result<Variable, Fault> {
+fn variable(word: &OsStr, outer: impl Fn(&OsStr) -> Option<OsString>) -> Result<Variable, Fault> {
     let bytes = word.as_bytes();
     let (key, value) = match bytes.iter().position(|b| *b == b'=') {
         Some(at) => (OsStr::from_bytes(&bytes[..at]), Some(OsStr::from_bytes(&bytes[at + 1..]).to_owned())),
@@ -22,7 +22,7 @@ pub(crate) fn variable(word: &OsStr, outer: impl Fn(&OsStr) -> Option<OsString>)
 }
 
 /// Reads a file of them. Values are taken as they are, quotes and blanks at the end included.
-pub(crate) fn file(path: &Path, outer: impl Fn(&OsStr) -> Option<OsString>) -> Result<Vec<(OsString, OsString)>, Vec<Fault>> {
+fn file(path: &Path, outer: impl Fn(&OsStr) -> Option<OsString>) -> Result<Vec<(OsString, OsString)>, Vec<Fault>> {
     let contents = std::fs::read(path).map_err(|error| {
         let what = format!("can't read {}: {error}", path.display());
         vec![Fault { what, fixes: vec!["--env-file takes a file with KEY=VALUE, one a line".into()] }]
@@ -53,6 +53,29 @@ fn lines(contents: &[u8], path: &Path, outer: impl Fn(&OsStr) -> Option<OsString
         }
     }
     if faults.is_empty() { Ok(variables) } else { Err(faults) }
+}
+
+/// All that `--env-file` and `--env` say, in Docker's order: the files, then the words.
+pub(crate) fn variables(
+    files: &[PathBuf],
+    words: &[OsString],
+    outer: impl Fn(&OsStr) -> Option<OsString>,
+    faults: &mut Vec<Fault>,
+) -> Vec<(OsString, OsString)> {
+    let mut variables = Vec::new();
+    for path in files {
+        match file(path, &outer) {
+            Ok(read) => variables.extend(read),
+            Err(wrong) => faults.extend(wrong),
+        }
+    }
+    for word in words {
+        match variable(word, &outer) {
+            Ok(read) => variables.extend(read),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    variables
 }
 
 #[cfg(test)]

@@ -45,18 +45,7 @@ fn describe(mut builder: ExecBuilder, arguments: &Exec) -> Result<ExecBuilder, F
     if arguments.tty {
         faults.push(Fault::new("--tty: there are no terminals for containers yet", "leave -t out; -i alone passes standard input"));
     }
-    for path in &arguments.env_file {
-        match environment::file(path, outer) {
-            Ok(variables) => builder = builder.envs(variables),
-            Err(wrong) => faults.extend(wrong),
-        }
-    }
-    for word in &arguments.env {
-        match environment::variable(word, outer) {
-            Ok(variable) => builder = builder.envs(variable),
-            Err(fault) => faults.push(fault),
-        }
-    }
+    builder = builder.envs(environment::variables(&arguments.env_file, &arguments.env, outer, &mut faults));
     if let Some(directory) = &arguments.workdir {
         builder = builder.workdir(directory);
     }

@@ -38,18 +38,7 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
     if let Some(entrypoint) = &arguments.entrypoint {
         builder = builder.entrypoint(Some(entrypoint).filter(|program| !program.is_empty()));
     }
-    for path in &arguments.env_file {
-        match environment::file(path, &outer) {
-            Ok(variables) => builder = builder.envs(variables),
-            Err(wrong) => faults.extend(wrong),
-        }
-    }
-    for word in &arguments.env {
-        match environment::variable(word, &outer) {
-            Ok(variable) => builder = builder.envs(variable),
-            Err(fault) => faults.push(fault),
-        }
-    }
+    builder = builder.envs(environment::variables(&arguments.env_file, &arguments.env, &outer, &mut faults));
     if let Some(directory) = &arguments.workdir {
         builder = builder.workdir(directory);
     }

@@ -4,36 +4,14 @@
 //! thread that parks.
 
 use coracle_container::{Container, Error, Output};
-use std::future::Future;
 use std::io::Write;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-
-struct Unpark(std::thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
 
 fn main() {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
     if words.is_empty() {
         words = ["sh", "-c", "echo \"$(id -un) on $(hostname), PID $$\""].map(String::from).to_vec();
     }
-    let ran: Result<Output, Error> = block_on(Container::from_rootfs("/").cmd(words).output());
+    let ran: Result<Output, Error> = pollster::block_on(Container::from_rootfs("/").cmd(words).output());
     let code = match ran {
         Ok(out) => {
             let _ = std::io::stdout().write_all(&out.stdout);

@@ -1,5 +1,6 @@
 //! The description of a container, and the verbs that end it.
 
+use crate::command::{Command, command_setters};
 use crate::container::{self, Container};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -37,7 +38,6 @@ pub struct ContainerBuilder {
     pub(crate) cmd: Option<Vec<OsString>>,
     pub(crate) args: Vec<OsString>,
     pub(crate) env_clear: bool,
-    pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) workdir: Option<PathBuf>,
     pub(crate) user: Option<OsString>,
     pub(crate) hostname: Option<String>,
@@ -49,10 +49,7 @@ pub struct ContainerBuilder {
     pub(crate) rlimits: Vec<Rlimit>,
     pub(crate) capabilities: Vec<(bool, String)>,
     pub(crate) init: Option<bool>,
-    pub(crate) stdin: Option<Stdio>,
-    pub(crate) stdout: Option<Stdio>,
-    pub(crate) stderr: Option<Stdio>,
-    pub(crate) stdin_bytes: Option<Arc<[u8]>>,
+    pub(crate) command: Command,
     pub(crate) network: Network,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) best_effort: Vec<Control>,
@@ -87,7 +84,6 @@ impl ContainerBuilder {
             cmd: None,
             args: Vec::new(),
             env_clear: false,
-            env: Vec::new(),
             workdir: None,
             user: None,
             hostname: None,
@@ -99,10 +95,7 @@ impl ContainerBuilder {
             rlimits: Vec::new(),
             capabilities: Vec::new(),
             init: None,
-            stdin: None,
-            stdout: None,
-            stderr: None,
-            stdin_bytes: None,
+            command: Command::default(),
             network: Network::none(),
             labels: BTreeMap::new(),
             best_effort: Vec::new(),
@@ -141,22 +134,16 @@ impl ContainerBuilder {
         self
     }
 
-    /// A variable of the environment, over the image's. This process's environment isn't passed on.
-    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((key.into(), value.into()));
-        self
-    }
-
-    /// More variables.
-    pub fn envs<I: IntoIterator<Item = (K, V)>, K: Into<OsString>, V: Into<OsString>>(mut self, envs: I) -> Self {
-        self.env.extend(envs.into_iter().map(|(k, v)| (k.into(), v.into())));
-        self
-    }
+    command_setters!(
+        "A variable of the environment, over the image's. This process's environment isn't passed on.",
+        "Standard output. If nothing is said: collected by [`output`](Self::output), a pipe for [`spawn`](Self::spawn), inherited by \
+         [`status`](Self::status), /dev/null for [`run`](Self::run)."
+    );
 
     /// Without the image's variables, PATH among them, and without those set so far.
     pub fn env_clear(mut self) -> Self {
         self.env_clear = true;
-        self.env.clear();
+        self.command.env.clear();
         self
     }
 
@@ -234,31 +221,6 @@ impl ContainerBuilder {
         self
     }
 
-    /// Standard input. If nothing is said: /dev/null, or a pipe for [`spawn`](Self::spawn).
-    pub fn stdin(mut self, stdio: Stdio) -> Self {
-        self.stdin = Some(stdio);
-        self
-    }
-
-    /// Standard output. If nothing is said: collected by [`output`](Self::output), a pipe for [`spawn`](Self::spawn), inherited by
-    /// [`status`](Self::status), /dev/null for [`run`](Self::run).
-    pub fn stdout(mut self, stdio: Stdio) -> Self {
-        self.stdout = Some(stdio);
-        self
-    }
-
-    /// Standard error, likewise.
-    pub fn stderr(mut self, stdio: Stdio) -> Self {
-        self.stderr = Some(stdio);
-        self
-    }
-
-    /// Standard input is these bytes, for [`output`](Self::output) and [`status`](Self::status).
-    pub fn stdin_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.stdin_bytes = Some(bytes.into().into());
-        self
-    }
-
     /// The network; [`Network::none`] if nothing is said.
     pub fn network(mut self, network: Network) -> Self {
         self.network = network;
@@ -322,14 +284,12 @@ impl ContainerBuilder {
 
 impl fmt::Debug for ContainerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Values of variables are often secrets; their names tell enough.
-        let env: Vec<_> = self.env.iter().map(|(key, _)| key).collect();
         f.debug_struct("ContainerBuilder")
             .field("source", &self.source)
             .field("entrypoint", &self.entrypoint)
             .field("cmd", &self.cmd)
             .field("args", &self.args)
-            .field("env", &env)
+            .field("env", &self.command.names())
             .field("workdir", &self.workdir)
             .field("user", &self.user)
             .field("hostname", &self.hostname)

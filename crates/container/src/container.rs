@@ -245,10 +245,7 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
 
 /// Feeds, collects, and waits for the end of everything.
 async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Result<Output, Error> {
-    let input = builder.stdin_bytes.take();
-    if input.is_some() {
-        builder.stdin = Some(Stdio::piped());
-    }
+    let input = builder.command.take_input();
     let Lowered { spawn, id, stop_signal, enforced, waived, statistics } = plan(&builder, defaults).await?;
     // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
     let Complete { child, stdout, stderr } = complete::run(spawn.told_at_end(true).start()?, input).await?;

@@ -1,5 +1,6 @@
 //! One more command in a container that runs: its description, and its handle.
 
+use crate::command::{Command, command_setters};
 use crate::complete::{self, Complete};
 use crate::container::{COLLECTED, Defaults, INHERITED, PIPED};
 use crate::error::{Error, Problem};
@@ -11,7 +12,6 @@ use std::ffi::OsString;
 use std::fmt;
 use std::future::poll_fn;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Describes one more command in a container: [`Container::exec`](crate::Container::exec) begins it. Setters never fail.
@@ -24,14 +24,10 @@ use std::time::Duration;
 #[must_use = "a description does nothing until output(), status() or spawn()"]
 pub struct ExecBuilder {
     interior: Interior,
-    command: Vec<OsString>,
-    env: Vec<(OsString, OsString)>,
+    words: Vec<OsString>,
     workdir: Option<PathBuf>,
     user: Option<OsString>,
-    stdin: Option<Stdio>,
-    stdout: Option<Stdio>,
-    stderr: Option<Stdio>,
-    stdin_bytes: Option<Arc<[u8]>>,
+    command: Command,
     wall: Option<Duration>,
     background: bool,
     enforced: Vec<Enforced>,
@@ -55,35 +51,15 @@ fn verdict(ended: &Ended) -> (ExitStatus, Usage) {
 }
 
 impl ExecBuilder {
-    pub(crate) fn new(interior: Interior, command: Vec<OsString>, enforced: Vec<Enforced>, waived: Vec<Refusal>) -> Self {
-        Self {
-            interior,
-            command,
-            env: Vec::new(),
-            workdir: None,
-            user: None,
-            stdin: None,
-            stdout: None,
-            stderr: None,
-            stdin_bytes: None,
-            wall: None,
-            background: false,
-            enforced,
-            waived,
-        }
+    pub(crate) fn new(interior: Interior, words: Vec<OsString>, enforced: Vec<Enforced>, waived: Vec<Refusal>) -> Self {
+        Self { interior, words, workdir: None, user: None, command: Command::default(), wall: None, background: false, enforced, waived }
     }
 
-    /// A variable, over those of the container's command.
-    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((key.into(), value.into()));
-        self
-    }
-
-    /// More variables.
-    pub fn envs<I: IntoIterator<Item = (K, V)>, K: Into<OsString>, V: Into<OsString>>(mut self, envs: I) -> Self {
-        self.env.extend(envs.into_iter().map(|(k, v)| (k.into(), v.into())));
-        self
-    }
+    command_setters!(
+        "A variable, over those of the container's command.",
+        "Standard output. If nothing is said: collected by [`output`](Self::output), a pipe for [`spawn`](Self::spawn), inherited by \
+         [`status`](Self::status)."
+    );
 
     /// The working directory, instead of the container's. It must be there.
     pub fn workdir(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -109,31 +85,6 @@ impl ExecBuilder {
     /// If nothing is said, it ends with the command.
     pub fn background(mut self, yes: bool) -> Self {
         self.background = yes;
-        self
-    }
-
-    /// Standard input. If nothing is said: /dev/null, or a pipe for [`spawn`](Self::spawn).
-    pub fn stdin(mut self, stdio: Stdio) -> Self {
-        self.stdin = Some(stdio);
-        self
-    }
-
-    /// Standard output. If nothing is said: collected by [`output`](Self::output), a pipe for [`spawn`](Self::spawn), inherited by
-    /// [`status`](Self::status).
-    pub fn stdout(mut self, stdio: Stdio) -> Self {
-        self.stdout = Some(stdio);
-        self
-    }
-
-    /// Standard error, likewise.
-    pub fn stderr(mut self, stdio: Stdio) -> Self {
-        self.stderr = Some(stdio);
-        self
-    }
-
-    /// Standard input is these bytes, for [`output`](Self::output) and [`status`](Self::status).
-    pub fn stdin_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.stdin_bytes = Some(bytes.into().into());
         self
     }
 
@@ -168,18 +119,15 @@ impl ExecBuilder {
     }
 
     fn start(&self, defaults: &Defaults) -> Result<Starting, Error> {
-        let Some((program, arguments)) = self.command.split_first() else {
+        let Some((program, arguments)) = self.words.split_first() else {
             let problem = Problem { what: "there is no command to execute".into(), remedy: Some("name one: exec([\"id\"])".into()) };
             return Err(Error::Description { problems: vec![problem] });
         };
-        let streams = [(&self.stdin, defaults.stdin), (&self.stdout, defaults.stdout), (&self.stderr, defaults.stderr)];
-        let [stdin, stdout, stderr] =
-            streams.map(|(said, default): (&Option<Stdio>, fn() -> Stdio)| said.clone().unwrap_or_else(default).to_spawn());
-        let opened = |source| Error::State { attempted: "copy", path: "a standard stream".into(), source };
+        let [stdin, stdout, stderr] = self.command.streams(defaults)?;
         let mut exec = coracle_spawn::Exec::new(program).args(arguments).background(self.background);
-        exec = exec.stdin(stdin.map_err(opened)?).stdout(stdout.map_err(opened)?).stderr(stderr.map_err(opened)?);
+        exec = exec.stdin(stdin).stdout(stdout).stderr(stderr);
         exec = exec.read_at_end(STATISTICS.map(|(_, name)| name));
-        for (key, value) in &self.env {
+        for (key, value) in &self.command.env {
             exec = exec.env(key, value);
         }
         if let Some(user) = &self.user {
@@ -195,10 +143,7 @@ impl ExecBuilder {
     }
 
     async fn run_to_the_end(mut self, defaults: &Defaults) -> Result<Output, Error> {
-        let input = self.stdin_bytes.take();
-        if input.is_some() {
-            self.stdin = Some(Stdio::piped());
-        }
+        let input = self.command.take_input();
         let Complete { child, stdout, stderr } = complete::run(self.start(defaults)?, input).await?;
         let exec = Exec { child, stdin: None, stdout: None, stderr: None };
         exec.gone().await?;
@@ -209,11 +154,9 @@ impl ExecBuilder {
 
 impl fmt::Debug for ExecBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Values of variables are often secrets; their names tell enough.
-        let env: Vec<_> = self.env.iter().map(|(key, _)| key).collect();
         f.debug_struct("ExecBuilder")
-            .field("command", &self.command)
-            .field("env", &env)
+            .field("command", &self.words)
+            .field("env", &self.command.names())
             .field("workdir", &self.workdir)
             .field("user", &self.user)
             .field("wall", &self.wall)

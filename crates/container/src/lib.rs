@@ -38,6 +38,7 @@ compile_error!("coracle needs Linux: containers are made of Linux namespaces");
 
 mod background;
 mod builder;
+mod command;
 mod complete;
 mod container;
 mod engine;

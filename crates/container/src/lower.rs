@@ -9,7 +9,6 @@ use crate::mount;
 use crate::network;
 use crate::rootfs::{self, Lower};
 use crate::state::Description;
-use crate::stdio::Stdio;
 use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Refusal, Stat, Step, Version};
 use coracle_image::{ImageConfig, Reference};
 use coracle_spawn::seccomp::Filter;
@@ -90,7 +89,7 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
             problem(format!("{name:?} can't be a host name"), Some("1 to 64 letters, digits, hyphens and dots"));
         }
     }
-    for (key, _) in &builder.env {
+    for (key, _) in &builder.command.env {
         if key.is_empty() || key.as_bytes().contains(&b'=') {
             problem(format!("{key:?} can't be the name of a variable"), None);
         }
@@ -215,11 +214,8 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     let ours = builder.init.unwrap_or_else(|| !is_init(&words[0]));
     spawn = spawn.init(if ours { Init::Ours } else { Init::Command });
 
-    let streams = [(&builder.stdin, defaults.stdin), (&builder.stdout, defaults.stdout), (&builder.stderr, defaults.stderr)];
-    let [stdin, stdout, stderr] =
-        streams.map(|(said, default): (&Option<Stdio>, fn() -> Stdio)| said.clone().unwrap_or_else(default).to_spawn());
-    let opened = |source| Error::State { attempted: "copy", path: "a standard stream".into(), source };
-    spawn = spawn.stdin(stdin.map_err(opened)?).stdout(stdout.map_err(opened)?).stderr(stderr.map_err(opened)?);
+    let [stdin, stdout, stderr] = builder.command.streams(defaults)?;
+    spawn = spawn.stdin(stdin).stdout(stdout).stderr(stderr);
 
     let statistics = cgroups.read_at_end.iter().map(|(stat, _)| *stat).collect();
     let (enforced, waived) = (cgroups.enforced.clone(), cgroups.waived.clone());
@@ -283,7 +279,7 @@ fn environment(builder: &ContainerBuilder, config: Option<&ImageConfig>, hostnam
             env.push((key.into(), value.into()));
         }
     }
-    env.extend(builder.env.iter().cloned());
+    env.extend(builder.command.env.iter().cloned());
     env
 }
 

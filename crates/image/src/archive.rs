@@ -548,6 +548,7 @@ pub(crate) fn is_about_bytes(error: &io::Error) -> bool {
     error.raw_os_error().is_none()
 }
 
+/// Reads until the buffer is full or there is no more.
 pub(crate) fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {

@@ -82,21 +82,9 @@ impl Needs {
         self.blobs.extend(manifest.layers.into_iter().map(|layer| layer.digest));
         let config = raw(store, &manifest.config.digest, CONFIG_MAX).and_then(|bytes| ImageConfig::parse(&bytes).ok());
         let diff_ids = config.map(|config| config.diff_ids).unwrap_or_default();
-        self.chains.extend(chain_ids(&diff_ids));
+        self.chains.extend(Digest::chain(&diff_ids));
         self.layers.extend(diff_ids);
     }
-}
-
-/// The chainID of each layer upon those below it, the base first (OCI image-spec, config.md, "Layer ChainID").
-pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
-    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        chain.push(match chain.last() {
-            None => diff_id.clone(),
-            Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
-        });
-    }
-    chain
 }
 
 /// The bytes of a document, unchecked: a damaged one names nothing, or what isn't there.

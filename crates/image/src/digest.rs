@@ -61,6 +61,19 @@ impl Digest {
         Digest::of(Algorithm::Sha256, bytes)
     }
 
+    /// The chainID of each of these layers upon those below it, the base first, from their diffIDs (OCI image-spec, config.md, "Layer
+    /// ChainID").
+    pub fn chain(diff_ids: &[Digest]) -> Vec<Digest> {
+        let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+        for diff_id in diff_ids {
+            chain.push(match chain.last() {
+                None => diff_id.clone(),
+                Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
+            });
+        }
+        chain
+    }
+
     /// The digest of some bytes by the given algorithm.
     pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
         let mut hasher = Hasher::new(algorithm);

@@ -44,7 +44,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, flock, syncfs};
 use serde::{Deserialize, Serialize};
 
-use crate::collect::chain_ids;
 use crate::config::{CONFIG_MAX, ImageConfig};
 use crate::digest::{Algorithm, Digest};
 use crate::error::{Error, disk, shortened};
@@ -392,7 +391,7 @@ impl Store {
     /// [`Error::Disk`].
     pub fn lease(&self, image: &Image) -> Result<Lease, Error> {
         let layers = image.layers.iter().flat_map(|l| [&l.digest, &l.diff_id]);
-        let chains = chain_ids(&image.config.diff_ids);
+        let chains = Digest::chain(&image.config.diff_ids);
         Lease::take(self, [&image.digest, &image.id].into_iter().chain(layers).chain(&chains))
     }
 

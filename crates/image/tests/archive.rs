@@ -9,26 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
-use coracle_image::{Archive, Change, Digest, Error, Image, NoSink, OciLayout, Platform, RootfsArchive, Store};
+use coracle_image::{Archive, Change, Digest, Error, Image, NoSink, OciLayout, RootfsArchive};
 use serde_json::{Value, json};
-use support::{Memory, TinyImage, noise, write_image};
+use support::{Local, Memory, TinyImage, amd64, noise, write_image};
 
-struct Place {
-    dir: tempfile::TempDir,
-    store: Store,
-}
-
-fn amd64() -> Platform {
-    "linux/amd64".parse().unwrap()
-}
-
-impl Place {
-    fn new() -> Place {
-        let dir = support::scratch();
-        let store = Store::open(dir.path().join("store")).unwrap();
-        Place { dir, store }
-    }
-
+impl Local {
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -132,7 +117,7 @@ fn saved(tiny: &TinyImage, tags: &Value, layers: &[Vec<u8>]) -> Vec<u8> {
 
 #[test]
 fn dockers_archives_load_whatever_they_are_compressed_by() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[1000, 200_000]);
     let archive = saved(&tiny, &json!(["app:1", "localhost:5000/team/app:latest"]), &tiny.layers);
     let sink = Memory::default();
@@ -156,7 +141,7 @@ fn dockers_archives_load_whatever_they_are_compressed_by() {
 
 #[test]
 fn layers_that_are_links_or_compressed_are_followed_and_hashed() {
-    let place = Place::new();
+    let place = Local::new();
     // The same layer twice, as old Docker wrote it: the second a link to the first.
     let twice = noise(5000);
     let tiny = TinyImage::of(
@@ -188,7 +173,7 @@ fn layers_that_are_links_or_compressed_are_followed_and_hashed() {
 
 #[test]
 fn archives_from_before_there_was_a_manifest_load() {
-    let place = Place::new();
+    let place = Local::new();
     let (base, top) = (noise(3000), noise(4000));
     let archive = tar(&[
         File("repositories", br#"{"localhost:5000/old":{"v1":"bbb","v2":"bbb"},"base":{"latest":"aaa"}}"#),
@@ -212,7 +197,7 @@ fn archives_from_before_there_was_a_manifest_load() {
 
 #[test]
 fn the_same_images_make_the_same_bytes_and_come_back_the_same() {
-    let place = Place::new();
+    let place = Local::new();
     let (a, b) = (TinyImage::new("linux/amd64", &[100, 70_000]), TinyImage::new("linux/amd64", &[100, 5]));
     let mut images = Vec::new();
     for (tiny, name) in [(&a, "app:1"), (&b, "localhost:5000/b:2")] {
@@ -242,7 +227,7 @@ fn the_same_images_make_the_same_bytes_and_come_back_the_same() {
     // Seven blobs, the shared one once.
     assert_eq!(names.len(), 2 + 7 + 3);
 
-    let other = Place::new();
+    let other = Local::new();
     let sink = Memory::default();
     let mut loaded = other.load(&archive, &sink).unwrap();
     let key = |image: &Image| image.reference.to_string();
@@ -254,7 +239,7 @@ fn the_same_images_make_the_same_bytes_and_come_back_the_same() {
     // As a directory, too.
     let directory = place.path("exported");
     place.store.export(&images[..1]).unwrap().layout(&directory).unwrap();
-    let back = OciLayout::open(&directory).unwrap().platform(amd64()).import(&Place::new().store, &NoSink).unwrap();
+    let back = OciLayout::open(&directory).unwrap().platform(amd64()).import(&Local::new().store, &NoSink).unwrap();
     assert_eq!(back, images[0]);
     let error = place.store.export(&images).unwrap().layout(&directory).unwrap_err().to_string();
     assert!(error.ends_with("there is something in it already"), "{error}");
@@ -262,7 +247,7 @@ fn the_same_images_make_the_same_bytes_and_come_back_the_same() {
 
 #[test]
 fn what_cant_be_exported_says_why() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[1000]);
     write_image(&place.path("layout"), &tiny, "x");
     let layout = OciLayout::open(place.path("layout")).unwrap().platform(amd64());
@@ -345,7 +330,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
         (layout(&tiny, |index| index["layers"] = json!([])), "it has both `manifests` and `layers`"),
     ];
     for (bytes, why) in cases {
-        let place = Place::new();
+        let place = Local::new();
         let sink = Memory::default();
         let path = place.write("some.file", &bytes);
         let from = |archive: Result<Archive<'_>, Error>| archive?.platform(amd64()).import(&place.store, &sink);
@@ -385,7 +370,7 @@ fn damage_of_any_kind_is_told_or_harmless_and_leaves_nothing() {
     let tiny = TinyImage::new("linux/amd64", &[600, 40]);
     let docker = saved(&tiny, &json!(["app:1"]), &tiny.layers);
     let oci = layout(&tiny, |_| {});
-    let place = Place::new();
+    let place = Local::new();
     let store = place.store.clone().durability(coracle_image::Durability::None);
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = |below: usize| {
@@ -447,7 +432,7 @@ fn an_archive_with_too_many_entries_is_refused() {
         header.set_cksum();
         bytes.extend_from_slice(header.as_bytes());
     }
-    let place = Place::new();
+    let place = Local::new();
     let error = Archive::read(bytes.as_slice(), "it", &place.store).unwrap_err();
     assert_eq!(error.to_string(), "can't use the archive it: it has more than 200000 entries");
     assert_eq!(place.left(), Vec::<PathBuf>::new());
@@ -455,7 +440,7 @@ fn an_archive_with_too_many_entries_is_refused() {
 
 #[test]
 fn a_root_file_system_becomes_an_image_of_one_layer() {
-    let place = Place::new();
+    let place = Local::new();
     let rootfs = tar(&[File("etc/hostname", b"box\n")]);
     let reference = "localhost/base:1".parse().unwrap();
     let import = |bytes: &[u8], sink: &Memory| {
@@ -486,7 +471,7 @@ fn a_root_file_system_becomes_an_image_of_one_layer() {
     }
     assert_eq!(place.store.images().unwrap().len(), 1);
 
-    let place = Place::new();
+    let place = Local::new();
     let refused = |bytes: &[u8], sink: &Memory| RootfsArchive::new(bytes, "it").import(&place.store, &reference, sink).unwrap_err();
     for (bytes, why) in [
         (&b""[..], "can't use the archive it: it is empty"),
@@ -531,7 +516,7 @@ fn real() -> TinyImage {
 
 #[test]
 fn skopeo_and_we_read_each_others_archives() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = real();
     write_image(&place.path("layout"), &tiny, "1");
     let from = format!("oci:{}:1", place.path("layout").display());
@@ -546,7 +531,7 @@ fn skopeo_and_we_read_each_others_archives() {
         }
     }
     for archive in [&docker, &oci] {
-        let place = Place::new();
+        let place = Local::new();
         let sink = Memory::default().inflating();
         let images = Archive::open(archive, &place.store).unwrap().platform(amd64()).import(&place.store, &sink).unwrap();
         assert_eq!(images.len(), 1, "{}", archive.display());
@@ -573,7 +558,7 @@ fn skopeo_and_we_read_each_others_archives() {
         let back = place.path(&format!("back{n}"));
         assert!(skopeo(&[from, &format!("oci:{}:1", back.display())]));
         let sink = Memory::default().inflating();
-        let again = OciLayout::open(&back).unwrap().platform(amd64()).import(&Place::new().store, &sink).unwrap();
+        let again = OciLayout::open(&back).unwrap().platform(amd64()).import(&Local::new().store, &sink).unwrap();
         assert!(sink.holds(&tiny), "{from}");
         assert_eq!(again.config.cmd, image.config.cmd, "{from}");
         // From Docker's form skopeo makes a config of its own; and it compresses layers on their way into a directory.
@@ -585,7 +570,7 @@ fn skopeo_and_we_read_each_others_archives() {
 
 #[test]
 fn buildah_pulls_our_archive() {
-    let place = Place::new();
+    let place = Local::new();
     write_image(&place.path("layout"), &real(), "1");
     let image = OciLayout::open(place.path("layout")).unwrap().platform(amd64()).reference("localhost/ours:1".parse().unwrap());
     let image = image.import(&place.store, &NoSink).unwrap();

@@ -7,20 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use coracle_image::{Digest, Document, Error, NoSink, OciLayout, Platform, Progress, Store};
-use support::{INDEX, Memory, TinyImage, index, write_image, write_layout};
+use support::{INDEX, Local, Memory, TinyImage, index, write_image, write_layout};
 
-struct Place {
-    dir: tempfile::TempDir,
-    store: Store,
-}
-
-impl Place {
-    fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path().join("store")).unwrap();
-        Place { dir, store }
-    }
-
+impl Local {
     fn layout(&self) -> PathBuf {
         self.dir.path().join("My Layout")
     }
@@ -46,7 +35,7 @@ fn assert_error(error: &Error, text: &str, remedy: Option<&str>) {
 
 #[test]
 fn an_imported_image_is_in_the_sink_and_found_in_the_store() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[1000, 0, 300_000]);
     write_image(&place.layout(), &tiny, "12");
     let sink = Memory::default();
@@ -75,7 +64,7 @@ fn an_imported_image_is_in_the_sink_and_found_in_the_store() {
 
 #[test]
 fn a_second_import_writes_no_layer() {
-    let place = Place::new();
+    let place = Local::new();
     write_image(&place.layout(), &TinyImage::new("linux/amd64", &[10, 20]), "x");
     let sink = Memory::default();
     for _ in 0..2 {
@@ -86,7 +75,7 @@ fn a_second_import_writes_no_layer() {
 
 #[test]
 fn a_layer_that_the_sink_refused_is_not_published() {
-    let place = Place::new();
+    let place = Local::new();
     write_image(&place.layout(), &TinyImage::new("linux/amd64", &[10]), "x");
     let sink = Memory::default();
     sink.fail("no room for it");
@@ -99,7 +88,7 @@ fn a_layer_that_the_sink_refused_is_not_published() {
 
 #[test]
 fn names_choose_among_several_images() {
-    let place = Place::new();
+    let place = Local::new();
     let (a, b) = (TinyImage::new("linux/amd64", &[1]), TinyImage::new("linux/amd64", &[2]));
     let blobs = [a.blobs(), b.blobs()].concat();
     let both = [a.descriptor(None, Some("a")), b.descriptor(None, Some("example.com/b:1"))];
@@ -129,7 +118,7 @@ fn names_choose_among_several_images() {
 
 #[test]
 fn an_index_within_the_index_leads_to_the_platform() {
-    let place = Place::new();
+    let place = Local::new();
     let images = ["linux/amd64", "linux/arm/v6", "linux/arm64/v8"].map(|p| (p, TinyImage::new(p, &[p.len()])));
     let inner = index(&images.iter().map(|(p, i)| i.descriptor(Some(p), None)).collect::<Vec<_>>());
     let outer = format!(
@@ -154,7 +143,7 @@ fn an_index_within_the_index_leads_to_the_platform() {
 
 #[test]
 fn an_image_for_another_platform_is_refused_though_no_index_says_so() {
-    let place = Place::new();
+    let place = Local::new();
     write_image(&place.layout(), &TinyImage::new("linux/s390x", &[1]), "x");
     assert_error(
         &failure(&place.layout(), &place.store),
@@ -165,7 +154,7 @@ fn an_image_for_another_platform_is_refused_though_no_index_says_so() {
 
 #[test]
 fn what_is_not_a_layout_is_said_to_be_none() {
-    let place = Place::new();
+    let place = Local::new();
     let dir = place.shown();
     let remedy = Some("`skopeo copy docker://IMAGE oci:DIRECTORY:NAME` makes one");
     let check = |why: &str| {
@@ -194,7 +183,7 @@ fn every_damaged_byte_is_found_and_nothing_of_it_kept() {
     let parts: [(&str, &[u8]); 4] =
         [("the manifest", &tiny.manifest), ("the config", &tiny.config), ("layer 0", &tiny.layers[0]), ("layer 1", &tiny.layers[1])];
     for (part, bytes) in parts {
-        let place = Place::new();
+        let place = Local::new();
         write_image(&place.layout(), &tiny, "x");
         let digest = Digest::sha256(bytes);
         let blob = place.layout().join("blobs/sha256").join(digest.hex());
@@ -232,7 +221,7 @@ fn every_damaged_byte_is_found_and_nothing_of_it_kept() {
 
 #[test]
 fn a_blob_that_a_power_cut_emptied_is_mended_by_the_next_import() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[5000]);
     write_image(&place.layout(), &tiny, "x");
     let layout = OciLayout::open(place.layout()).unwrap().platform(amd64());
@@ -250,7 +239,7 @@ fn a_blob_that_a_power_cut_emptied_is_mended_by_the_next_import() {
 
 #[test]
 fn a_fifo_in_the_place_of_a_blob_blocks_nobody() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[10]);
     write_image(&place.layout(), &tiny, "x");
     let blob = place.layout().join("blobs/sha256").join(Digest::sha256(&tiny.layers[0]).hex());
@@ -262,7 +251,7 @@ fn a_fifo_in_the_place_of_a_blob_blocks_nobody() {
 
 #[test]
 fn many_that_import_at_once_unpack_each_layer_once() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[400_000, 400_000, 200_000, 7]);
     write_image(&place.layout(), &tiny, "x");
     let sink = Memory::default();
@@ -281,7 +270,7 @@ fn many_that_import_at_once_unpack_each_layer_once() {
 
 #[test]
 fn progress_ends_with_every_layer_and_done() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[600_000]);
     write_image(&place.layout(), &tiny, "x");
     let seen = std::sync::Mutex::new(Vec::new());
@@ -304,7 +293,7 @@ fn a_layout_that_skopeo_wrote_is_read() {
         println!("SKIP: skopeo");
         return;
     }
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[2000, 1]);
     write_image(&place.layout(), &tiny, "x");
     let copy = place.dir.path().join("copy");

@@ -9,24 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use coracle_image::{Digest, Durability, Error, Image, Inspection, NoSink, OciLayout, Platform, Reference, Store, SweptKind};
-use support::{Memory, TinyImage, index, noise, write_image, write_layout};
+use support::{Local, Memory, TinyImage, amd64, index, noise, write_image, write_layout};
 
-struct Place {
-    dir: tempfile::TempDir,
-    store: Store,
-}
-
-fn amd64() -> Platform {
-    "linux/amd64".parse().unwrap()
-}
-
-impl Place {
-    fn new() -> Place {
-        let dir = support::scratch();
-        let store = Store::open(dir.path().join("store")).unwrap();
-        Place { dir, store }
-    }
-
+impl Local {
     fn import(&self, tiny: &TinyImage, reference: &str) -> Image {
         let layout = self.dir.path().join(tiny.digest().hex());
         write_image(&layout, tiny, "x");
@@ -53,7 +38,7 @@ fn files(dir: &Path) -> usize {
 
 #[test]
 fn an_image_is_found_by_its_names_and_by_the_beginning_of_its_ids() {
-    let place = Place::new();
+    let place = Local::new();
     let (a, b) = (place.import(&TinyImage::new("linux/amd64", &[1]), "a:1"), place.import(&TinyImage::new("linux/amd64", &[2]), "b"));
     let find = |name: &str| place.store.lookup(name, &amd64()).map(|image| image.digest);
     for name in ["a:1", "docker.io/library/a:1", &a.id.hex()[..12], &a.id.to_string(), &a.digest.hex()[..20], &a.digest.to_string()] {
@@ -74,7 +59,7 @@ fn an_image_is_found_by_its_names_and_by_the_beginning_of_its_ids() {
 
 #[test]
 fn a_tag_is_another_name_and_the_last_one_takes_the_image_along() {
-    let place = Place::new();
+    let place = Local::new();
     let old = place.import(&TinyImage::new("linux/amd64", &[10]), "app:1");
     let other: Reference = "localhost:5000/app:stable".parse().unwrap();
     assert_eq!(place.store.tag("app:1", &other, &amd64()).unwrap().reference, other);
@@ -100,7 +85,7 @@ fn a_tag_is_another_name_and_the_last_one_takes_the_image_along() {
 
 #[test]
 fn a_name_that_moves_on_leaves_an_image_for_prune() {
-    let place = Place::new();
+    let place = Local::new();
     // The first layer is the same.
     let (old, new) = (TinyImage::new("linux/amd64", &[100, 10]), TinyImage::new("linux/amd64", &[100, 20]));
     place.import(&old, "app");
@@ -120,7 +105,7 @@ fn a_name_that_moves_on_leaves_an_image_for_prune() {
 
 #[test]
 fn what_a_lease_holds_is_neither_removed_nor_pruned() {
-    let place = Place::new();
+    let place = Local::new();
     let image = place.import(&TinyImage::new("linux/amd64", &[10]), "app");
     let lease = place.store.lease(&image).unwrap();
     let error = place.store.remove("app", false, &NoSink).unwrap_err();
@@ -149,7 +134,7 @@ fn what_a_lease_holds_is_neither_removed_nor_pruned() {
 
 #[test]
 fn a_session_holds_what_goes_through_it_and_only_that() {
-    let place = Place::new();
+    let place = Local::new();
     let (a, b) = (place.import(&TinyImage::new("linux/amd64", &[10]), "a"), place.import(&TinyImage::new("linux/amd64", &[20]), "b"));
     let session = place.store.session().unwrap();
     assert_eq!(session.find(&a.reference, &amd64()).unwrap().as_ref(), Some(&a));
@@ -171,7 +156,7 @@ fn a_session_holds_what_goes_through_it_and_only_that() {
 
 #[test]
 fn many_import_while_others_prune_and_every_image_is_whole() {
-    let place = Place::new();
+    let place = Local::new();
     let images: Vec<TinyImage> = (0..6).map(|n| TinyImage::new("linux/amd64", &[70_000, 1000 + n])).collect();
     let layouts: Vec<_> = images
         .iter()
@@ -230,7 +215,7 @@ fn many_import_while_others_prune_and_every_image_is_whole() {
 
 #[test]
 fn a_check_names_what_is_wrong_and_repair_moves_it_away() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[1000, 2000]);
     let image = place.import(&tiny, "app");
     let checked = place.store.check(true, &NoSink).unwrap();
@@ -278,7 +263,7 @@ fn a_check_names_what_is_wrong_and_repair_moves_it_away() {
 
 #[test]
 fn an_inspection_is_json_with_dockers_names_and_comes_back_from_it() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/arm/v6", &[10, 20]);
     let layout = place.dir.path().join("layout");
     write_image(&layout, &tiny, "x");
@@ -305,7 +290,7 @@ fn an_inspection_is_json_with_dockers_names_and_comes_back_from_it() {
 
 #[test]
 fn blobs_that_arent_kept_go_once_the_sink_has_their_layers() {
-    let place = Place::new();
+    let place = Local::new();
     let tiny = TinyImage::new("linux/amd64", &[1000, 2000]);
     let layout = place.dir.path().join("layout");
     write_image(&layout, &tiny, "x");
@@ -326,7 +311,7 @@ fn blobs_that_arent_kept_go_once_the_sink_has_their_layers() {
 
 #[test]
 fn a_failed_import_takes_back_what_it_brought_and_nothing_else() {
-    let place = Place::new();
+    let place = Local::new();
     let good = TinyImage::new("linux/amd64", &[1000]);
     place.import(&good, "good");
     let before = place.blobs();
@@ -346,7 +331,7 @@ fn a_failed_import_takes_back_what_it_brought_and_nothing_else() {
 #[test]
 fn whatever_the_durability_an_image_is_published_whole() {
     for durability in [Durability::None, Durability::Image, Durability::Layer] {
-        let place = Place::new();
+        let place = Local::new();
         let tiny = TinyImage::new("linux/amd64", &[1000]);
         let layout = place.dir.path().join("layout");
         write_image(&layout, &tiny, "x");
@@ -401,7 +386,7 @@ fn an_image_costs_one_syncfs_and_none_without_durability() {
 
 #[test]
 fn removing_takes_milliseconds_however_big_the_image_is() {
-    let place = Place::new();
+    let place = Local::new();
     let layers: Vec<usize> = (0..40).map(|n| 200_000 + n).collect();
     let mut times = Vec::new();
     for n in 0..9 {
@@ -420,7 +405,7 @@ fn removing_takes_milliseconds_however_big_the_image_is() {
 
 #[test]
 fn leftovers_of_killed_processes_are_pruned_and_those_of_live_ones_stay() {
-    let place = Place::new();
+    let place = Local::new();
     let ingest = place.store.path().join("ingest");
     let digest = Digest::sha256(b"x");
     let (dead, live) = (ingest.join(format!("sha256-{}.partial", digest.hex())), ingest.join("1-2-3.new"));
@@ -439,7 +424,7 @@ fn leftovers_of_killed_processes_are_pruned_and_those_of_live_ones_stay() {
 
 #[test]
 fn what_a_later_version_adds_hinders_nobody() {
-    let place = Place::new();
+    let place = Local::new();
     let image = place.import(&TinyImage::new("linux/amd64", &[10]), "app");
     let at = |name: &str| place.store.path().join(name);
     fs::write(at("version"), "coracle-store 1\nwritten by 9.9\n").unwrap();

@@ -30,18 +30,6 @@ use crate::store::{LayerStore, is_complete};
 use crate::unpack::{LayerReport, open_root};
 use crate::whiteout::{Flavour, is_overlay_attribute};
 
-/// The chainID of each layer upon those below it.
-pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
-    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        chain.push(match chain.last() {
-            None => diff_id.clone(),
-            Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
-        });
-    }
-    chain
-}
-
 pub(crate) fn paths(store: &LayerStore, diff_ids: &[Digest]) -> Result<Vec<PathBuf>> {
     let mut reports = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
@@ -49,7 +37,7 @@ pub(crate) fn paths(store: &LayerStore, diff_ids: &[Digest]) -> Result<Vec<PathB
     }
     // The base first while it grows.
     let mut stack: Vec<PathBuf> = Vec::new();
-    for ((diff_id, chain_id), report) in diff_ids.iter().zip(chain_ids(diff_ids)).zip(&reports) {
+    for ((diff_id, chain_id), report) in diff_ids.iter().zip(Digest::chain(diff_ids)).zip(&reports) {
         if report.opaque_root {
             stack.clear();
         }
@@ -420,7 +408,7 @@ mod tests {
     #[test]
     fn chain_ids_are_those_of_the_specification() {
         let (a, b, c) = (Digest::sha256(b"a"), Digest::sha256(b"b"), Digest::sha256(b"c"));
-        let chain = chain_ids(&[a.clone(), b.clone(), c.clone()]);
+        let chain = Digest::chain(&[a.clone(), b.clone(), c.clone()]);
         assert_eq!(chain[0], a);
         assert_eq!(chain[1], Digest::sha256(format!("{a} {b}").as_bytes()));
         assert_eq!(chain[2], Digest::sha256(format!("{} {c}", chain[1]).as_bytes()));

@@ -254,7 +254,7 @@ impl LayerStore {
             return Ok(());
         }
         let mut directories: Vec<PathBuf> = diff_ids.iter().map(|diff_id| self.layer(diff_id)).collect();
-        directories.extend(crate::assembly::chain_ids(diff_ids).iter().map(|chain_id| self.chain(chain_id)));
+        directories.extend(Digest::chain(diff_ids).iter().map(|chain_id| self.chain(chain_id)));
         directories.retain(|directory| matches!(marker(directory), Some(Marker::Boot(_))) && is_complete(directory));
         if directories.is_empty() {
             return Ok(());

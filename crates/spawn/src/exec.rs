@@ -1,6 +1,7 @@
 //! One more command in a running process's namespaces.
 
 use crate::client::{Connection, Failed, Said};
+use crate::command::{Command, c_string, command_setters};
 use crate::error::{Error, ExecFault};
 use crate::plan::Many;
 use crate::reactor::Reactor;
@@ -8,7 +9,7 @@ use crate::signal::Signal;
 use crate::spawn::{Ends, Starting, What, pipes};
 use crate::stdio::Stdio;
 use crate::wire::{self, Field, Kind, Request, cause, exec_step, stage};
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
@@ -26,11 +27,9 @@ use std::time::Duration;
 #[derive(Debug)]
 #[must_use = "a description does nothing until it is started"]
 pub struct Exec {
-    argv: Vec<OsString>,
-    env: Vec<(OsString, OsString)>,
+    command: Command,
     user: Option<OsString>,
     directory: Option<PathBuf>,
-    stdio: [Stdio; 3],
     wall: Option<Duration>,
     background: bool,
     read_at_end: Vec<String>,
@@ -39,37 +38,10 @@ pub struct Exec {
 impl Exec {
     /// This program with no arguments. A name without a slash is looked for in the PATH of the environment it gets, inside.
     pub fn new(program: impl Into<OsString>) -> Self {
-        Self {
-            argv: vec![program.into()],
-            env: Vec::new(),
-            user: None,
-            directory: None,
-            stdio: [Stdio::inherit(), Stdio::inherit(), Stdio::inherit()],
-            wall: None,
-            background: false,
-            read_at_end: Vec::new(),
-        }
+        Self { command: Command::new(program.into()), user: None, directory: None, wall: None, background: false, read_at_end: Vec::new() }
     }
 
-    /// One more argument.
-    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.argv.push(arg.into());
-        self
-    }
-
-    /// More arguments.
-    pub fn args<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, args: I) -> Self {
-        self.argv.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// A variable, over the first command's.
-    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        let key = key.into();
-        self.env.retain(|(known, _)| *known != key);
-        self.env.push((key, value.into()));
-        self
-    }
+    command_setters!("A variable, over the first command's.");
 
     /// The user, instead of the first command's, as [`Spawn::user`](crate::Spawn::user) takes it.
     pub fn user(mut self, user: impl Into<OsString>) -> Self {
@@ -80,24 +52,6 @@ impl Exec {
     /// The working directory, instead of the first command's. It must be there.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
-        self
-    }
-
-    /// Standard input; [`Stdio::inherit`] if nothing is said.
-    pub fn stdin(mut self, stdio: Stdio) -> Self {
-        self.stdio[0] = stdio;
-        self
-    }
-
-    /// Standard output.
-    pub fn stdout(mut self, stdio: Stdio) -> Self {
-        self.stdio[1] = stdio;
-        self
-    }
-
-    /// Standard error.
-    pub fn stderr(mut self, stdio: Stdio) -> Self {
-        self.stdio[2] = stdio;
         self
     }
 
@@ -124,31 +78,12 @@ impl Exec {
 
     fn lower(&self) -> Result<Vec<u8>, Error> {
         let mut problems = Vec::new();
-        let mut c_string = |s: &OsStr| {
-            CString::new(s.as_bytes()).unwrap_or_else(|_| {
-                problems.push(format!("{s:?} holds a NUL byte"));
-                CString::default()
-            })
-        };
-        let (mut argv, mut env, mut read_at_end) = (Many::default(), Many::default(), Many::default());
-        self.argv.iter().for_each(|word| argv.push(c_string(word).as_c_str()));
-        for (key, value) in &self.env {
-            let mut variable = key.clone();
-            variable.push("=");
-            variable.push(value);
-            env.push(c_string(&variable).as_c_str());
-        }
-        self.read_at_end.iter().for_each(|name| read_at_end.push(c_string(OsStr::new(name)).as_c_str()));
-        let user = self.user.as_deref().map(&mut c_string);
-        let directory = self.directory.as_ref().map(|directory| c_string(directory.as_os_str()));
-        if self.argv.first().is_none_or(|program| program.is_empty()) {
-            problems.push("there is no program to execute".into());
-        }
-        for (key, _) in &self.env {
-            if key.is_empty() || key.as_bytes().contains(&b'=') {
-                problems.push(format!("{key:?} can't be the name of a variable"));
-            }
-        }
+        self.command.needs_a_program(&mut problems);
+        let (argv, env) = self.command.lower(&mut problems);
+        let mut read_at_end = Many::default();
+        self.read_at_end.iter().for_each(|name| read_at_end.push(c_string(OsStr::new(name), &mut problems).as_c_str()));
+        let user = self.user.as_deref().map(|user| c_string(user, &mut problems));
+        let directory = self.directory.as_ref().map(|directory| c_string(directory.as_os_str(), &mut problems));
         if self.directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
             problems.push(format!("the working directory {:?} isn't absolute", self.directory.as_deref().unwrap_or("".as_ref())));
         }
@@ -220,7 +155,7 @@ impl Interior {
     pub fn start(&self, exec: Exec) -> Result<Starting, Error> {
         let attempted = |attempted: &str, source: io::Error| Error::Supervisor { attempted: attempted.into(), source };
         let bytes = exec.lower()?;
-        let ends = Ends::open(&exec.stdio)?;
+        let ends = Ends::open(&exec.command.stdio)?;
         let reactor = Reactor::get().map_err(|e| attempted("start a thread", e))?;
         let connection = Connection::new(ends.socket, None);
         let asked = self.ask(|| self.connection.request_with(&Request::Exec {}, &[ends.control.as_fd()]));
@@ -233,7 +168,7 @@ impl Interior {
             other => other.map_err(|e| attempted("send the command to the supervisor", e))?,
         }
         reactor.watch_supervisor(&connection).map_err(|e| attempted("watch the command", e))?;
-        let told = Told { program: exec.argv[0].clone(), directory: exec.directory, container: self.connection.clone() };
+        let told = Told { program: exec.command.argv[0].clone(), directory: exec.directory, container: self.connection.clone() };
         Ok(Starting { connection, what: Arc::new(What::Exec(told)), lifeline: true, pipes: Some(pipes(ends.ours)?) })
     }
 

@@ -41,6 +41,7 @@ compile_error!("coracle-spawn knows the system calls of x86-64 and aarch64 only"
 mod capabilities;
 mod child;
 mod client;
+mod command;
 mod effects;
 mod error;
 mod exec;

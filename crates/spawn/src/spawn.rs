@@ -3,6 +3,7 @@
 use crate::capabilities::CapabilitySet;
 use crate::child::Child;
 use crate::client::{Connection, Said};
+use crate::command::{Command, c_string, command_setters};
 use crate::effects::{CgroupPlacement, Effect, Record, Undo};
 use crate::error::Error;
 use crate::exec::Told;
@@ -21,7 +22,6 @@ use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,9 +43,7 @@ pub enum Init {
 #[derive(Debug)]
 #[must_use = "a description does nothing until spawn()"]
 pub struct Spawn {
-    program: OsString,
-    args: Vec<OsString>,
-    env: Vec<(OsString, OsString)>,
+    command: Command,
     directory: Option<(PathBuf, bool)>,
     user: Option<(OsString, bool)>,
     more_groups: Vec<u32>,
@@ -62,7 +60,6 @@ pub struct Spawn {
     seccomp: Option<Filter>,
     rlimits: Vec<Rlimit>,
     init: Init,
-    stdio: [Stdio; 3],
     effects: Vec<Effect>,
     undo: Vec<Undo>,
     cgroup: CgroupPlacement,
@@ -81,9 +78,7 @@ impl Spawn {
     /// slash is looked for in the PATH of the environment it gets, inside its root.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
-            program: program.into(),
-            args: Vec::new(),
-            env: Vec::new(),
+            command: Command::new(program.into()),
             directory: None,
             user: None,
             more_groups: Vec::new(),
@@ -100,7 +95,6 @@ impl Spawn {
             seccomp: None,
             rlimits: Vec::new(),
             init: Init::Ours,
-            stdio: [Stdio::inherit(), Stdio::inherit(), Stdio::inherit()],
             effects: Vec::new(),
             undo: Vec::new(),
             cgroup: CgroupPlacement::default(),
@@ -112,30 +106,7 @@ impl Spawn {
         }
     }
 
-    /// One more argument.
-    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.args.push(arg.into());
-        self
-    }
-
-    /// More arguments.
-    pub fn args<I: IntoIterator<Item = S>, S: Into<OsString>>(mut self, args: I) -> Self {
-        self.args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// A variable of the environment, which starts empty.
-    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        let key = key.into();
-        self.env.retain(|(known, _)| *known != key);
-        self.env.push((key, value.into()));
-        self
-    }
-
-    /// More variables.
-    pub fn envs<I: IntoIterator<Item = (K, V)>, K: Into<OsString>, V: Into<OsString>>(self, envs: I) -> Self {
-        envs.into_iter().fold(self, |spawn, (key, value)| spawn.env(key, value))
-    }
+    command_setters!("A variable of the environment, which starts empty.");
 
     /// The working directory, inside the root.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -246,24 +217,6 @@ impl Spawn {
         self
     }
 
-    /// Standard input; [`Stdio::inherit`] if nothing is said.
-    pub fn stdin(mut self, stdio: Stdio) -> Self {
-        self.stdio[0] = stdio;
-        self
-    }
-
-    /// Standard output.
-    pub fn stdout(mut self, stdio: Stdio) -> Self {
-        self.stdio[1] = stdio;
-        self
-    }
-
-    /// Standard error.
-    pub fn stderr(mut self, stdio: Stdio) -> Self {
-        self.stdio[2] = stdio;
-        self
-    }
-
     /// One more effect outside the namespaces, performed in order before the process is made.
     pub fn effect(mut self, effect: Effect) -> Self {
         self.effects.push(effect);
@@ -333,7 +286,7 @@ impl Spawn {
     /// Starts it; the answer is a future, and can be waited for without a runtime too.
     pub fn start(self) -> Result<Starting, Error> {
         let plan = self.plan()?;
-        start(plan, &self.stdio, &self.held, !self.detached)
+        start(plan, &self.command.stdio, &self.held, !self.detached)
     }
 
     /// Takes back what a run left whose supervisor was killed.
@@ -594,10 +547,7 @@ struct Lowering {
 
 impl Lowering {
     fn c_string(&mut self, s: &OsStr) -> CString {
-        CString::new(s.as_bytes()).unwrap_or_else(|_| {
-            self.problems.push(format!("{s:?} holds a NUL byte"));
-            CString::default()
-        })
+        c_string(s, &mut self.problems)
     }
 
     fn path(&mut self, path: &Path) -> CString {
@@ -617,9 +567,7 @@ impl Lowering {
         if spawn.held.len() > 4 {
             self.problems.push("at most four descriptors can be held".into());
         }
-        if spawn.program.is_empty() {
-            self.problems.push("there is no program to execute".into());
-        }
+        spawn.command.needs_a_program(&mut self.problems);
         let rooted = spawn.root != Root::Host;
         if (rooted || !spawn.mounts.is_empty()) && !spawn.namespaces.contains(Namespaces::MOUNT) {
             self.problems.push("a root or a mount needs a mount namespace".into());
@@ -956,20 +904,8 @@ impl Lowering {
                 }
             }
         }
-        let argv = self.strings(std::iter::once(spawn.program.as_os_str()).chain(spawn.args.iter().map(OsString::as_os_str)));
-        let mut env = Many::default();
-        for (key, value) in &spawn.env {
-            if key.is_empty() || key.as_bytes().contains(&b'=') {
-                self.problems.push(format!("{key:?} can't be the name of a variable"));
-            }
-            let mut variable = key.clone();
-            variable.push("=");
-            variable.push(value);
-            let variable = self.c_string(&variable);
-            env.push(variable.as_c_str());
-        }
-        let path = spawn.env.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value);
-        let path = self.c_string(path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str));
+        let (argv, env) = spawn.command.lower(&mut self.problems);
+        let path = self.c_string(spawn.command.variable("PATH").unwrap_or(OsStr::new(DEFAULT_PATH)));
         let into = spawn.cgroup.into.as_ref().map(|p| self.path(p));
         let kill = spawn.cgroup.kill.as_ref().map(|p| self.path(p));
         let read_at_end = self.strings(spawn.cgroup.read_at_end.iter().map(|p| p.as_os_str()));

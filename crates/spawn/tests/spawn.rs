@@ -7,8 +7,7 @@ use coracle_spawn::{
 use std::future::Future;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// A shell over this machine's own directories, in namespaces of its own.
@@ -369,7 +368,7 @@ fn a_detached_child_outlives_its_owner_and_is_attached_to() {
         .spawn()
         .unwrap();
     child.detach().unwrap();
-    block_on(std::future::poll_fn(|cx| child.poll_detached(cx))).unwrap();
+    pollster::block_on(std::future::poll_fn(|cx| child.poll_detached(cx))).unwrap();
     drop(child);
     std::thread::sleep(Duration::from_millis(50));
     let child = Child::attach(&run.join("control")).unwrap();
@@ -411,30 +410,10 @@ fn many_start_at_once_from_many_threads() {
     });
 }
 
-struct Unpark(std::thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// The smallest executor: what works here works in all.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
-
 #[test]
 fn starting_and_waiting_are_futures_of_no_runtime() {
-    let child = block_on(shell("exit 4").start().unwrap()).unwrap();
-    let ended = block_on(std::future::poll_fn(|cx| child.poll_ended(cx))).unwrap();
+    let child = pollster::block_on(shell("exit 4").start().unwrap()).unwrap();
+    let ended = pollster::block_on(std::future::poll_fn(|cx| child.poll_ended(cx))).unwrap();
     assert_eq!(ended.status.code(), Some(4));
 }
 

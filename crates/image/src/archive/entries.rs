@@ -4,6 +4,7 @@
 //! the archive, and what two readers could read in two ways is refused: this table decides which bytes are an image. Layers are
 //! another matter; whoever unpacks them reads them.
 
+use super::read_full;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 
@@ -67,7 +68,7 @@ impl Entries {
         let mut next = Extended::default();
         loop {
             let mut block = [0; BLOCK];
-            match fill(&mut source, &mut block)? {
+            match read_full(&mut source, &mut block)? {
                 // Some writers end without the two empty blocks.
                 0 if next.is_empty() && count > 0 => break,
                 BLOCK => {}
@@ -94,7 +95,7 @@ impl Entries {
                     return malformed(format!("an extended header of {size} bytes (byte {start})"));
                 }
                 let mut bytes = vec![0; size as usize];
-                if fill(&mut source, &mut bytes)? != bytes.len() {
+                if read_full(&mut source, &mut bytes)? != bytes.len() {
                     return malformed(format!("it ends in the middle of an extended header (byte {offset})"));
                 }
                 let padding = padding(size);
@@ -358,20 +359,6 @@ fn number(field: &[u8], at: u64) -> Result<u64, Refusal> {
 
 fn padding(size: u64) -> u64 {
     (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
-}
-
-/// Reads until the buffer is full or there is no more.
-fn fill(source: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 fn skip(source: &mut impl BufRead, count: u64) -> io::Result<()> {

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use coracle_image::{Digest, LayerInfo, LayerSink, LayerWriter, SinkError};
+use coracle_image::{Digest, LayerInfo, LayerSink, LayerWriter, Platform, SinkError, Store};
 
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -109,6 +109,25 @@ pub fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.unwrap()
+}
+
+/// A store in a directory of its own.
+pub struct Local {
+    pub dir: tempfile::TempDir,
+    pub store: Store,
+}
+
+impl Local {
+    pub fn new() -> Local {
+        let dir = scratch();
+        let store = Store::open(dir.path().join("store")).unwrap();
+        Local { dir, store }
+    }
+}
+
+/// The platform of the images here.
+pub fn amd64() -> Platform {
+    "linux/amd64".parse().unwrap()
 }
 
 /// Bytes that differ by length and don't compress.
