@@ -4,7 +4,9 @@ use crate::support::need;
 use crate::support::place::{Place, block_on, within};
 use crate::support::rootfs::busybox_program;
 use coracle::{Container, Error, Exec, ExecBuilder, Output, Reason, Signal, Stdio};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -411,7 +413,31 @@ fn a_hundred_at_once() {
 }
 
 #[test]
-#[ignore = "soak: hundreds of execs; one in some thousands was seen killed before it began on a machine under load, and why isn't known"]
+fn descriptors_of_this_user_that_are_on_their_way_hinder_nobody() {
+    need!(Busybox, UserNamespaces);
+    // unix(7), ETOOMANYREFS: a process that may have 20 open may send none while 64 of its user's are on their way, whoever sent them.
+    let (one, _other) = std::os::unix::net::UnixStream::pair().expect("two sockets");
+    let on_their_way = [one.as_fd(); 64];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&on_their_way)));
+    sendmsg(&one, &[std::io::IoSlice::new(b".")], &mut control, SendFlags::NOSIGNAL).expect("they go");
+    let place = Place::new();
+    let script = "trap 'exit 9' TERM; > /first; while :; do sleep 0.1; done";
+    let container = block_on(place.sh(script).rlimit("nofile=20".parse().expect("a limit")).run()).expect("it runs");
+    let out = ran(container.exec(["sh", "-c", "echo here; exit 5"]));
+    assert_eq!((out.stdout_lossy().as_ref(), out.status.code()), ("here\n", Some(5)));
+    let exec =
+        block_on(container.exec(["sh", "-c", "trap 'exit 8' TERM; > /further; while :; do sleep 0.1; done"]).spawn()).expect("it starts");
+    let set = || ran(sh(&container, "[ -e /first ] && [ -e /further ]")).status.success();
+    assert!(within(Duration::from_secs(20), set));
+    assert_eq!(block_on(exec.stop(Duration::from_secs(20))).expect("it ends").code(), Some(8));
+    assert_eq!(block_on(container.stop(Duration::from_secs(20))).expect("it ends").code(), Some(9));
+    block_on(container.remove()).expect("all is taken back");
+    place.assert_clean();
+}
+
+#[test]
 fn many_one_after_another_leave_nothing_with_the_supervisor() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();

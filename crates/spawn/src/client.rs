@@ -2,6 +2,7 @@
 
 use crate::child::{Ended, KilledBy, Left, Status};
 use crate::wire::{self, Answer, Field, HEADER, Kind, Reader, Request, killed_by};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, recvmsg, sendmsg,
 };
@@ -13,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a supervisor said so far.
 #[derive(Debug, Default)]
@@ -58,6 +59,20 @@ struct State {
     waiting: Vec<Waker>,
 }
 
+/// How long a supervisor may leave its socket full, and this user's descriptors may be on their way in such number that the kernel takes
+/// no more (unix(7), ETOOMANYREFS).
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn patiently<T>(mut send: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    let begun = Instant::now();
+    loop {
+        match send() {
+            Err(Errno::AGAIN | Errno::TOOMANYREFS) if begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+            other => return other,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
@@ -90,7 +105,8 @@ impl Connection {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(fds));
-        let mut sent = sendmsg(&self.socket, &[IoSlice::new(&header), IoSlice::new(plan)], &mut control, SendFlags::NOSIGNAL)?;
+        let pieces = [IoSlice::new(&header), IoSlice::new(plan)];
+        let mut sent = patiently(|| sendmsg(&self.socket, &pieces, &mut control, SendFlags::NOSIGNAL))?;
         while sent < HEADER + plan.len() {
             sent += rustix::net::send(&self.socket, &plan[sent - HEADER..], SendFlags::NOSIGNAL)?;
         }
@@ -102,7 +118,7 @@ impl Connection {
         self.request_with(request, &[])
     }
 
-    /// Sends a request with descriptors beside it.
+    /// Sends a request with descriptors beside it, also where so many ask at once that the socket is full for a moment.
     pub(crate) fn request_with(&self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut bytes = vec![0; HEADER];
         request.put(&mut bytes);
@@ -113,7 +129,8 @@ impl Connection {
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        patiently(|| sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, flags))?;
         Ok(())
     }
 

@@ -137,9 +137,6 @@ pub struct Interior {
 /// Tells the answers to questions apart.
 static TOKENS: AtomicU32 = AtomicU32::new(0);
 
-/// How long a supervisor may leave its socket full.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 impl Interior {
     pub(crate) fn new(connection: &Arc<Connection>) -> Self {
         Self { connection: connection.clone() }
@@ -158,7 +155,7 @@ impl Interior {
         let ends = Ends::open(&exec.command.stdio)?;
         let reactor = Reactor::get().map_err(|e| attempted("start a thread", e))?;
         let connection = Connection::new(ends.socket, None);
-        let asked = self.ask(|| self.connection.request_with(&Request::Exec {}, &[ends.control.as_fd()]));
+        let asked = self.connection.request_with(&Request::Exec {}, &[ends.control.as_fd()]);
         asked.map_err(|e| self.ended_or(attempted("ask the supervisor", e)))?;
         drop(ends.control);
         let fds: Vec<_> = std::iter::once(&ends.owner).chain(&ends.theirs).map(AsFd::as_fd).collect();
@@ -205,26 +202,9 @@ impl Interior {
         };
         let asking = Asking { connection: self.connection.clone(), token, number, look };
         self.connection.now(|said| said.asked.insert(token));
-        let asked = self.ask(|| self.connection.request(&request));
+        let asked = self.connection.request(&request);
         asked.map_err(|source| self.ended_or(Error::Supervisor { attempted: "ask the supervisor".into(), source }))?;
         Ok(asking)
-    }
-
-    /// Asks, also where so many ask at once that the socket is full for a moment.
-    fn ask(&self, send: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        let begun = std::time::Instant::now();
-        loop {
-            match send() {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                // As many descriptors are on their way as this user may have open.
-                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error()) && begun.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                other => return other,
-            }
-        }
     }
 
     fn ended_or(&self, error: Error) -> Error {

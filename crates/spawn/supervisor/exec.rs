@@ -62,8 +62,10 @@ pub struct Exec {
     /// The process: the command, or our init of it where there is no cgroup.
     process: Option<Fd>,
     pid: u32,
-    /// The command, where the process is our init.
+    /// The command, where the process is our init and could tell; otherwise that hands signals on.
     command: Option<Fd>,
+    /// Whether our init has said that the command runs.
+    begun: bool,
     report: Option<Fd>,
     detached: bool,
     /// Whether it was told that the command runs, or why not.
@@ -119,6 +121,7 @@ impl Exec {
             process: None,
             pid: 0,
             command: None,
+            begun: false,
             report: None,
             detached: false,
             decided: false,
@@ -468,9 +471,11 @@ impl Exec {
             Err(Errno::ECONNRESET) => {}
             Ok(n @ 1..) => match Report::take(&mut Reader::new(&bytes[..n])) {
                 Ok(Report::Made { pid }) if self.helper.is_some() && self.process.is_none() => {
-                    (self.pid, self.process) = (pid, beside.take());
+                    // It is a child of ours, which only we reap: the number is its.
+                    (self.pid, self.process) = (pid, beside.take().or_else(|| pidfd_open(pid).ok()));
                 }
-                Ok(Report::Running { at, .. }) if self.command.is_none() => {
+                Ok(Report::Running { at, .. }) if !self.begun => {
+                    self.begun = true;
                     self.command = beside.take();
                     self.running(at);
                 }
@@ -478,7 +483,7 @@ impl Exec {
                     let fault = Fault::new(Errno(errno), cause, detail);
                     self.failed(&Failure { stage, index, fault });
                 }
-                Ok(Report::Ended { status }) if self.command.is_some() && self.status.is_none() => {
+                Ok(Report::Ended { status }) if self.begun && self.status.is_none() => {
                     self.status = Some(status);
                     self.begin_to_empty();
                 }
@@ -690,7 +695,7 @@ impl Exec {
             kill_children(self.pid);
         }
         // Its children become the container's first process's.
-        if stays || give_up || self.command.is_none() {
+        if stays || give_up || !self.begun {
             let _ = pidfd_send_signal(init, SIGKILL);
         }
     }

@@ -154,8 +154,9 @@ impl Watch<'_> {
         }
         if let Some(network) = &self.plan.network {
             let namespace = network::make(network).map_err(|fault| failure(stage::NETWORK, 0, fault))?;
-            let _ = send_message(ours, b".", &[], &[namespace], true);
+            let sent = hand_over(ours, namespace);
             close(namespace);
+            sent.map_err(|errno| failure(stage::NETWORK, 0, errno.into()))?;
         }
         if !self.plan.meanwhile.is_empty() {
             for (index, effect) in self.plan.meanwhile.iter().enumerate() {
@@ -663,6 +664,21 @@ impl<'a> Watch<'a> {
 /// Lets the process at the other end go on.
 fn tell(socket: Fd) {
     let _ = send_message(socket, b".", &[], &[], true);
+}
+
+/// Gives a descriptor away, also where it takes a while because so many of this user's are on their way (unix(7), ETOOMANYREFS). Whoever
+/// has died needs none.
+fn hand_over(socket: Fd, f: Fd) -> Result<(), Errno> {
+    let until = now().saturating_add(10_000 * MILLISECOND);
+    loop {
+        match send_message(socket, b".", &[], &[f], true) {
+            Err(Errno::ETOOMANYREFS) if now() < until => {
+                let _ = poll(&mut [], Some(MILLISECOND));
+            }
+            Err(Errno::ETOOMANYREFS) => return Err(Errno::ETOOMANYREFS),
+            Ok(_) | Err(_) => return Ok(()),
+        }
+    }
 }
 
 /// Bytes that are counted also where they don't fit.

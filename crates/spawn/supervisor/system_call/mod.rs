@@ -54,6 +54,7 @@ impl Errno {
     pub const EPROTO: Self = Self(71);
     pub const EOVERFLOW: Self = Self(75);
     pub const ECHILD: Self = Self(10);
+    pub const ETOOMANYREFS: Self = Self(109);
     pub const ECONNRESET: Self = Self(104);
     pub const ESRCH: Self = Self(3);
 }
