@@ -222,9 +222,9 @@ fn its_wall_clock_ends_all_that_it_started_and_the_container_goes_on() {
     let place = Place::new();
     let container = waiting(&place);
     let began = Instant::now();
-    let out = ran(sh(&container, CROWD).wall(Duration::from_millis(700)));
+    let out = ran(sh(&container, CROWD).wall(Duration::from_millis(1500)));
     assert_eq!((out.status.reason(), out.status.signal()), (Reason::WallClock, Some(Signal::KILL)));
-    assert!(began.elapsed() >= Duration::from_millis(700) && began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_millis(1500) && began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(out.stdout_lossy(), "ready\n", "what was said before is kept");
     // output() answers when all have ended: nothing to wait for.
     assert_eq!(crowd(&container), 0);
@@ -290,7 +290,7 @@ fn what_it_leaves_ends_with_it_unless_it_is_to_stay() {
     assert_eq!(count(&container, "1007") + count(&container, "1008"), 2);
     assert_eq!(block_on(container.execs()).expect("it answers"), []);
     // Killed, it leaves nothing all the same.
-    let out = ran(sh(&container, "sleep 1009 & sleep 1010").background(true).wall(Duration::from_millis(300)));
+    let out = ran(sh(&container, "sleep 1009 & sleep 1010").background(true).wall(Duration::from_millis(1000)));
     assert_eq!(out.status.reason(), Reason::WallClock);
     assert_eq!(count(&container, "1009") + count(&container, "1010"), 0);
     remove(&place, container);

@@ -278,12 +278,14 @@ fn a_cpu_quota_holds_a_busy_loop_back() {
     let cgroup = Ours::new("burn", &limits);
     let mut burn = Role::start("burn");
     cgroup.add(burn.0.id()).unwrap();
+    let began = std::time::Instant::now();
     burn.go();
     assert!(burn.end().success());
-    let usage = cgroup.usage();
+    let (usage, took) = (cgroup.usage(), began.elapsed());
     assert!(usage.cpu_throttled.unwrap() > Duration::from_millis(20), "{usage:?}");
     if let (Some(user), Some(system)) = (usage.cpu_user, usage.cpu_system) {
-        assert!(user + system < Duration::from_millis(450), "{usage:?}");
+        // A fifth, and a period or two more at its ends.
+        assert!(user + system < took / 2, "{usage:?} in {took:?}");
     }
     cgroup.gone();
 }

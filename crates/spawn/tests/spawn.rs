@@ -96,7 +96,7 @@ fn who_ended_it_is_told() {
     let child = ready(long().spawn().unwrap());
     child.stop(Signal::TERM, Duration::from_millis(50)).unwrap();
     assert_eq!(child.wait().unwrap().killed_by, KilledBy::Grace);
-    let child = long().wall(Duration::from_millis(50)).spawn().unwrap();
+    let child = long().wall(Duration::from_millis(1500)).spawn().unwrap();
     let ended = child.wait().unwrap();
     assert_eq!((ended.killed_by, ended.status.signal()), (KilledBy::WallClock, Some(Signal::KILL)));
 }
@@ -296,7 +296,10 @@ fn a_network_namespace_is_the_containers_and_not_the_supervisors() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let parent: u32 = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
     assert_ne!(namespace(child.id(), "net"), namespace(std::process::id(), "net"));
-    assert_eq!(namespace(parent, "net"), namespace(std::process::id(), "net"));
+    // Nobody but root looks into a supervisor.
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(namespace(parent, "net"), namespace(std::process::id(), "net"));
+    }
     // What /sys shows is the namespace's.
     child.kill().unwrap();
     assert_eq!(child.wait_gone().unwrap(), []);
@@ -430,12 +433,12 @@ fn run_inside(child: &Child, exec: Exec) -> (String, Ended) {
 fn one_more_command_joins_all_namespaces_and_ends_alone() {
     for init in [Init::Ours, Init::Command] {
         let child = shell("exec sleep 1000").hostname("joined").init(init).env("A", "1").spawn().unwrap();
-        let line = "hostname; echo $A; for n in user mnt pid net ipc uts; do readlink /proc/self/ns/$n /proc/1/ns/$n | uniq | wc -l; done";
+        let line = "hostname; echo $A; for n in user mnt pid net ipc uts; do (readlink /proc/self/ns/$n; readlink /proc/1/ns/$n) | uniq | wc -l; done";
         let (said, ended) = run_inside(&child, Exec::new("sh").args(["-c", line]));
         assert_eq!((said.as_str(), ended.status.code(), ended.killed_by), ("joined\n1\n1\n1\n1\n1\n1\n1\n", Some(0), KilledBy::Nobody));
         // Without a cgroup whoever it started is found by descent, daemons too.
         let line = "setsid sleep 1001 & (setsid sh -c 'setsid sleep 1001 & exit' &) ; sleep 1001";
-        let (_, ended) = run_inside(&child, Exec::new("sh").args(["-c", line]).wall(Duration::from_millis(400)));
+        let (_, ended) = run_inside(&child, Exec::new("sh").args(["-c", line]).wall(Duration::from_millis(1500)));
         assert_eq!(ended.killed_by, KilledBy::WallClock);
         let (said, _) = run_inside(&child, Exec::new("sh").args(["-c", "grep -al 'sleep.100[1]' /proc/[0-9]*/cmdline"]));
         assert_eq!(said, "");
