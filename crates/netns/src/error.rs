@@ -2,7 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use crate::port::{self, Transport};
+use crate::subnet::Subnet;
 
 /// What can go wrong; variants by what a caller may decide.
 #[derive(Debug)]
@@ -42,6 +46,52 @@ pub enum Error {
         /// How many were answered.
         answered: usize,
     },
+    /// A port of this host is not to be had.
+    Port {
+        /// TCP or UDP.
+        transport: Transport,
+        /// The port and its address.
+        address: SocketAddr,
+        /// Who has it, where that can be seen: `nginx (process 4711)`.
+        owner: Option<String>,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address of a network isn't free.
+    AddressTaken {
+        /// The address.
+        address: std::net::IpAddr,
+    },
+    /// An address isn't one that a network gives out.
+    AddressOutside {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The network's.
+        subnet: Subnet,
+    },
+    /// All addresses of a network are in use.
+    Full {
+        /// The network's.
+        subnet: Subnet,
+    },
+    /// No subnet is left that this host's routes don't have.
+    NoSubnet,
+    /// A subnet that was asked for is on this host already.
+    SubnetTaken {
+        /// The one that was asked for.
+        subnet: Subnet,
+        /// What is there: a route, or a server for names.
+        by: Subnet,
+    },
+    /// A file couldn't be written or read.
+    File {
+        /// What was tried: `write`, `lock`.
+        attempted: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
 }
 
 /// One request that the kernel refused.
@@ -73,6 +123,20 @@ impl Error {
             Error::Steps(steps) if steps.iter().any(|step| errno(&step.source) == Some(rustix::io::Errno::PERM)) => {
                 "send it with CAP_NET_ADMIN in the user namespace that owns the network namespace".into()
             }
+            Error::Steps(steps) if steps.iter().any(|step| errno(&step.source) == Some(rustix::io::Errno::OPNOTSUPP)) => {
+                "use a kernel with virtual cables, bridges and nf_tables (CONFIG_VETH, CONFIG_BRIDGE, CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_FIB_INET)".into()
+            }
+            Error::Port { source, .. } => match errno(source) {
+                Some(rustix::io::Errno::ADDRINUSE) => "end that program, or publish another port of this host; port 0 is any that is free".into(),
+                Some(rustix::io::Errno::ADDRNOTAVAIL) => "name an address that `ip address` shows, or 0.0.0.0 for all".into(),
+                Some(rustix::io::Errno::ACCESS) => "choose a port from 1024 on, or lower net.ipv4.ip_unprivileged_port_start".into(),
+                _ => return None,
+            },
+            Error::AddressTaken { .. } => "choose another address, or none: then a free one is found".into(),
+            Error::Full { .. } => "end a container of that network, or make it with a wider subnet".into(),
+            Error::NoSubnet => "name a subnet for the network that this host doesn't need".into(),
+            Error::SubnetTaken { .. } => "choose another subnet, or none: then a free one is found".into(),
+            Error::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => "run as root".into(),
             _ => return None,
         })
     }
@@ -95,6 +159,17 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Error::Port { transport, address, owner, source } => {
+                write!(f, "the port {address}/{transport} {}", port::reason(source, owner.as_deref()))
+            }
+            Error::AddressTaken { address } => write!(f, "the address {address} is a container's already"),
+            Error::AddressOutside { address, subnet } => write!(f, "{address} isn't an address for a container of the network {subnet}"),
+            Error::Full { subnet } => write!(f, "all addresses of the network {subnet} are in use"),
+            Error::NoSubnet => f.write_str(
+                "no subnet is left that this host doesn't use: its routes have all of 10.128.0.0/9, 172.16.0.0/12 and 192.168.0.0/16",
+            ),
+            Error::SubnetTaken { subnet, by } => write!(f, "the subnet {subnet} is used by this host already: {by}"),
+            Error::File { attempted, path, source } => write!(f, "{attempted} {}: {source}", path.display()),
             Error::Unanswered { sent, answered } => write!(f, "talk to the kernel by netlink: {answered} of {sent} requests were answered"),
         }
     }
@@ -104,9 +179,11 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Create(source) | Error::Enter(source) | Error::Thread(source) => Some(source),
-            Error::Open { source, .. } | Error::Socket { source, .. } => Some(source),
+            Error::Open { source, .. } | Error::Socket { source, .. } | Error::Port { source, .. } | Error::File { source, .. } => {
+                Some(source)
+            }
             Error::Steps(steps) => steps.first().map(|step| &step.source as _),
-            Error::NotANamespace { .. } | Error::Unanswered { .. } => None,
+            _ => None,
         }
     }
 }

@@ -3,8 +3,14 @@
 //! | noun | is |
 //! |---|---|
 //! | [`NetNs`] | a namespace, held by a descriptor; gone with the last one |
-//! | [`Batch`] | rtnetlink requests as bytes, to be sent from inside a namespace by whoever is there |
+//! | [`Batch`] | netlink requests as bytes, to be sent from inside a namespace by whoever is there |
 //! | [`Socket`] | a netlink socket that sends a batch and tells each request's answer by its name |
+//! | [`Bridge`] | a private network's switch on this host: made, found, removed |
+//! | [`Veth`] | a virtual cable, whose other end is made inside a namespace |
+//! | [`Subnet`], [`Mac`] | addresses; the subnets that this host doesn't use |
+//! | [`Leases`], [`Lease`] | addresses that are somebody's as long as a lock is held |
+//! | [`Firewall`], [`Entry`] | one nf_tables table of our own: translation, isolation, published ports |
+//! | [`Reservation`] | a port of this host, taken |
 //!
 //! ```
 //! use coracle_netns::NetNs;
@@ -32,7 +38,8 @@
 //! # What it does not do
 //!
 //! - No names: nothing is mounted below `/run/netns`, and nothing stays behind when a program is killed.
-//! - No virtual cables, bridges, addresses, routes, NAT or names yet: a namespace has a loopback interface.
+//! - It resolves no names and relays no streams: that takes a process.
+//! - It never reads or changes the firewall of others, and never sets `route_localnet`.
 //! - It makes no user namespace, so a plain user is refused: a multi-threaded program may not make one. A spawned process
 //!   may, and it can send [`Batch::loopback_up`] itself.
 //! - It runs no program (`ip`, `nft`) and needs no runtime.
@@ -41,14 +48,28 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("coracle-netns is about Linux network namespaces; there is nothing it could do on another system");
 
+mod bridge;
 mod error;
+mod firewall;
+mod host;
+mod lease;
 mod link;
+mod message;
 mod netlink;
 mod netns;
+mod port;
+mod subnet;
 
+pub use bridge::Bridge;
 pub use error::{Error, StepError};
-pub use netlink::{Batch, Socket};
+pub use firewall::{Entry, Firewall};
+pub use host::{Resolvers, resolvers, subnets_in_use};
+pub use lease::{Lease, Leases};
+pub use link::{Link, Veth};
+pub use netlink::{Batch, Protocol, Socket};
 pub use netns::NetNs;
+pub use port::{Reservation, Transport};
+pub use subnet::{BadAddress, Mac, Subnet};
 
 /// The README's program compiles.
 #[cfg(doctest)]

@@ -2,32 +2,67 @@
 //! name of its request. See netlink(7).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::error::{Error, StepError};
+use crate::message::{ALIGN, HEADER, Message};
 
-/// Requests for rtnetlink, encoded and numbered from 1; each asks for an answer.
+/// Which part of the kernel a batch is for; the numbers are those of socket(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// NETLINK_ROUTE: interfaces, addresses, routes. Each request is performed by itself.
+    #[default]
+    Route = 0,
+    /// NETLINK_NETFILTER: rules and sets. All of a batch, or nothing.
+    Netfilter = 12,
+}
+
+/// Requests for the kernel, encoded and numbered from 1; each asks for an answer.
 ///
 /// It is data: whoever stands in the right namespace sends [`bytes`](Batch::bytes) by one send(2) on a socket
-/// `(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)`, and reads until [`len`](Batch::len) answers have come. The kernel has answered
+/// `(AF_NETLINK, SOCK_RAW, protocol)`, and reads until [`len`](Batch::len) answers have come. The kernel has answered
 /// all of them when send returns, and goes on after a request that fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Batch {
+    protocol: Protocol,
     bytes: Vec<u8>,
     steps: Vec<String>,
+    namespace: Option<usize>,
 }
 
 impl Batch {
     /// No requests.
     pub fn new() -> Batch {
         Batch::default()
+    }
+
+    pub(crate) fn netfilter() -> Batch {
+        Batch { protocol: Protocol::Netfilter, ..Batch::default() }
+    }
+
+    /// The kind of socket that it is for.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Where in [`bytes`](Batch::bytes) whoever sends it has to write the number, in its own table, of the descriptor of a network
+    /// namespace, as four bytes of the machine's order; [`Batch::veth`] leaves such a place.
+    pub fn namespace_at(&self) -> Option<usize> {
+        self.namespace
+    }
+
+    /// The same with a namespace's descriptor in its place, for whoever sends it from this process. The namespace must outlive that.
+    pub fn with_namespace(mut self, namespace: &impl AsFd) -> Batch {
+        if let Some(place) = self.namespace.take().and_then(|at| self.bytes.get_mut(at..at + 4)) {
+            place.copy_from_slice(&namespace.as_fd().as_raw_fd().to_ne_bytes());
+        }
+        self
     }
 
     /// The encoded requests, in the byte order of this machine.
@@ -65,6 +100,11 @@ impl Batch {
         let mut failed = Vec::new();
         for (sequence, errno) in acks(answers) {
             let Some(index) = (sequence as usize).checked_sub(1).filter(|&index| index < self.len()) else {
+                // The frame of a transaction, which is refused whole.
+                if sequence == 0 && errno != 0 {
+                    let step = "change the firewall".into();
+                    failed.push(StepError { step, source: io::Error::from_raw_os_error(errno) });
+                }
                 continue;
             };
             if !std::mem::replace(&mut seen[index], true) && errno != 0 {
@@ -79,25 +119,30 @@ impl Batch {
         }
     }
 
-    pub(crate) fn push(&mut self, step: String, message: RouteNetlinkMessage) {
-        self.steps.push(step);
-        let mut message = NetlinkMessage::from(message);
-        debug_assert!(matches!(message.payload, NetlinkPayload::InnerMessage(_)));
-        message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-        message.header.sequence_number = self.steps.len() as u32;
-        message.finalize();
-        let start = self.bytes.len();
-        self.bytes.resize(start + message.buffer_len(), 0);
-        message.serialize(&mut self.bytes[start..]);
-        // Each message of a datagram begins at a multiple of NLMSG_ALIGNTO.
-        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
+    /// Adds a request; `namespace` is where in it a descriptor belongs.
+    pub(crate) fn push(&mut self, step: impl Into<String>, message: Message, namespace: Option<usize>) {
+        self.steps.push(step.into());
+        if let Some(at) = namespace {
+            self.namespace = Some(self.bytes.len() + at);
+        }
+        self.bytes.extend(message.finish(self.steps.len() as u32));
+    }
+
+    /// Adds what asks for no answer.
+    pub(crate) fn push_quietly(&mut self, message: Message) {
+        self.bytes.extend(message.finish(0));
     }
 }
 
-/// NLMSG_ALIGNTO
-const ALIGN: usize = 4;
-/// struct nlmsghdr
-const HEADER: usize = 16;
+/// NLM_F_ACK
+pub(crate) const ACK: u16 = 4;
+/// NLM_F_EXCL
+pub(crate) const EXCL: u16 = 0x200;
+/// NLM_F_CREATE
+pub(crate) const CREATE: u16 = 0x400;
+/// NLM_F_DUMP
+pub(crate) const DUMP: u16 = 0x300;
+
 /// NLMSG_ERROR, which is also how a success is told, with the number 0.
 const ERROR: u16 = 2;
 
@@ -121,24 +166,38 @@ fn acks(mut rest: &[u8]) -> impl Iterator<Item = (u32, i32)> + '_ {
     })
 }
 
-/// A `NETLINK_ROUTE` socket. It speaks to the network namespace that it was opened in, for as long as it lives, whichever
+/// A netlink socket. It speaks to the network namespace that it was opened in, for as long as it lives, whichever
 /// thread uses it.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket(OwnedFd, Protocol);
 
 impl Socket {
-    /// Opens one in the calling thread's network namespace; inside another by [`NetNs::run`](crate::NetNs::run).
+    /// Opens one for interfaces, addresses and routes in the calling thread's network namespace; inside another by [`NetNs::run`](crate::NetNs::run).
     ///
     /// # Errors
     ///
     /// [`Error::Socket`].
     pub fn open() -> Result<Socket, Error> {
+        Socket::open_for(Protocol::Route)
+    }
+
+    /// Opens one for this part of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`]; EPROTONOSUPPORT without nf_tables in the kernel.
+    pub fn open_for(protocol: Protocol) -> Result<Socket, Error> {
         let failed = |call| move |errno: Errno| Error::Socket { call, source: errno.into() };
         // NETLINK_ROUTE is protocol 0, which rustix spells None.
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(failed("socket"))?;
+        let number = match protocol {
+            Protocol::Route => None,
+            Protocol::Netfilter => Some(NETFILTER),
+        };
+        let fd =
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, number).map_err(failed("socket"))?;
         // A connected netlink socket takes messages from the kernel alone; others could forge answers.
         rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0)).map_err(failed("connect"))?;
-        Ok(Socket(fd))
+        Ok(Socket(fd, protocol))
     }
 
     /// Sends a batch and reads all answers. Does not block: the kernel answers within send(2).
@@ -155,6 +214,7 @@ impl Socket {
         let failed = |call| move |errno: Errno| Error::Socket { call, source: errno.into() };
         rustix::io::retry_on_intr(|| rustix::net::send(&self.0, batch.bytes(), SendFlags::empty())).map_err(failed("send"))?;
         let mut answers = Vec::new();
+        debug_assert_eq!(self.1, batch.protocol());
         // An answer to a failed request repeats the request.
         let mut buffer = vec![0; batch.bytes().len() + 4096];
         while acks(&answers).count() < batch.len() {
@@ -168,6 +228,25 @@ impl Socket {
             }
         }
         batch.check(&answers)
+    }
+
+    /// Sends one question and answers with all datagrams of the answer, after each other.
+    pub(crate) fn ask(&self, question: Message) -> Result<Vec<u8>, Error> {
+        let failed = |call| move |errno: Errno| Error::Socket { call, source: errno.into() };
+        let question = question.finish(1);
+        rustix::io::retry_on_intr(|| rustix::net::send(&self.0, &question, SendFlags::empty())).map_err(failed("send"))?;
+        let (mut answers, mut buffer) = (Vec::new(), vec![0; 32 << 10]);
+        loop {
+            match rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT)) {
+                Ok((length, _)) => {
+                    answers.extend_from_slice(&buffer[..length]);
+                    answers.resize(answers.len().next_multiple_of(ALIGN), 0);
+                }
+                // The kernel makes the next part of a dump when this one is read: there is nothing left when there is nothing there.
+                Err(Errno::AGAIN) => return Ok(answers),
+                Err(errno) => return Err(failed("recv")(errno)),
+            }
+        }
     }
 }
 
