@@ -67,6 +67,8 @@ pub struct Spawn {
     listen: Option<PathBuf>,
     detached: bool,
     at_end: bool,
+    /// All but the command.
+    rehearsal: bool,
     held: Vec<OwnedFd>,
 }
 
@@ -102,6 +104,7 @@ impl Spawn {
             listen: None,
             detached: false,
             at_end: false,
+            rehearsal: false,
             held: Vec::new(),
         }
     }
@@ -287,6 +290,16 @@ impl Spawn {
     pub fn start(self) -> Result<Starting, Error> {
         let plan = self.plan()?;
         start(plan, &self.command.stdio, &self.held, !self.detached)
+    }
+
+    /// Performs all of it but the command, and takes it back: tells whether this machine does what the description asks for. Blocks until
+    /// that is done. The standard streams aren't opened.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn), but those of executing.
+    pub fn rehearse(mut self) -> Result<(), Error> {
+        self.rehearsal = true;
+        run_to_the_end(self.plan()?)
     }
 
     /// Takes back what a run left whose supervisor was killed.
@@ -522,7 +535,7 @@ fn is_proc(mount: &MountKind) -> bool {
 /// Whether the supervisor makes the network namespace while the first process makes its mounts. One that belongs to a user namespace
 /// has to be made inside.
 fn makes_network_meanwhile(spawn: &Spawn) -> bool {
-    spawn.namespaces.contains(Namespaces::NETWORK) && spawn.id_map.is_none()
+    spawn.namespaces.contains(Namespaces::NETWORK) && spawn.id_map.is_none() && !spawn.rehearsal
 }
 
 /// Whether an effect is about a v1 cgroup, which is needed when the first process has made its mounts, and not before.
@@ -567,7 +580,9 @@ impl Lowering {
         if spawn.held.len() > 4 {
             self.problems.push("at most four descriptors can be held".into());
         }
-        spawn.command.needs_a_program(&mut self.problems);
+        if !spawn.rehearsal {
+            spawn.command.needs_a_program(&mut self.problems);
+        }
         let rooted = spawn.root != Root::Host;
         if (rooted || !spawn.mounts.is_empty()) && !spawn.namespaces.contains(Namespaces::MOUNT) {
             self.problems.push("a root or a mount needs a mount namespace".into());
@@ -583,7 +598,7 @@ impl Lowering {
         }
         self.file_system(spawn, rooted);
         self.identity(spawn);
-        self.finish(spawn, true)
+        self.finish(spawn, !spawn.rehearsal)
     }
 
     fn file_system(&mut self, spawn: &Spawn, rooted: bool) {
@@ -916,7 +931,7 @@ impl Lowering {
         let user = if id_map.is_some() { Namespaces::USER } else { Namespaces::none() };
         // The cgroup namespace is unshared when its root, the container's cgroup, is joined.
         let mut later = Namespaces::CGROUP;
-        let network = (command && makes_network_meanwhile(spawn)).then(|| {
+        let network = makes_network_meanwhile(spawn).then(|| {
             later = later | Namespaces::NETWORK;
             let (messages, count) = spawn.netlink.as_ref().map_or((&[][..], 0), |(messages, count)| (messages, *count));
             wire::Network { messages, count, end: PhantomData }

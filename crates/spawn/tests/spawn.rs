@@ -506,3 +506,20 @@ fn what_keeps_one_more_command_from_starting_is_told() {
     assert!(matches!(fails(Exec::new("true").current_dir("relative")), Error::Invalid { .. }));
     child.kill().unwrap();
 }
+
+#[test]
+fn a_rehearsal_does_all_but_the_command_and_takes_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let described = || shell(&format!("echo ran > {}", trace.display())).hostname("rehearsed");
+    described()
+        .effect(Effect::MakeDirectory { path: dir.path().join("made"), mode: 0o700 })
+        .undo(Undo::RemoveTree(dir.path().join("made")))
+        .rehearse()
+        .unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing ran, and nothing is left");
+    Spawn::new("").rehearse().unwrap();
+    // What can't be done is told as a start tells it.
+    let refused = described().mount(Mount::bind("/no/such/directory", "/mnt")).rehearse().unwrap_err();
+    assert!(refused.to_string().contains("/no/such/directory"), "{refused}");
+}
