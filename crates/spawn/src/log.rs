@@ -301,10 +301,10 @@ impl LogReader {
             partial.bytes.extend_from_slice(&said[..taken]);
             said = &said[taken + usize::from(newline.is_some())..];
             // One that is just full may be ended by the next byte, and isn't a piece then.
-            if newline.is_some() || !said.is_empty() {
-                if let Some(Partial { time, bytes, skipped }) = self.partial[stream as usize].take() {
-                    self.ready.push_back(LogLine { time, stream, bytes, complete: newline.is_some(), skipped });
-                }
+            if (newline.is_some() || !said.is_empty())
+                && let Some(Partial { time, bytes, skipped }) = self.partial[stream as usize].take()
+            {
+                self.ready.push_back(LogLine { time, stream, bytes, complete: newline.is_some(), skipped });
             }
         }
     }
