@@ -349,7 +349,13 @@ fn libraries_print_nothing() {
             continue;
         }
         let source = std::fs::read_to_string(&file).expect("a source is text");
+        // One line, whose file says why: while a panic drops a container, its log is shown where the test runner catches it.
+        let mut may = usize::from(path == "crates/container/src/last_words.rs");
         for (number, line) in code(&source, true) {
+            if line.contains("eprint!(") && may > 0 {
+                may -= 1;
+                continue;
+            }
             if ["print!", "println!", "eprint!", "eprintln!", "dbg!"].iter().any(|word| {
                 line.match_indices(word).any(|(at, _)| !line[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_'))
             }) {

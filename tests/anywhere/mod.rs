@@ -9,6 +9,7 @@ mod image;
 mod life;
 mod lifeline;
 mod limits;
+mod logs;
 mod overlay;
 mod owner;
 mod soak;

@@ -1,4 +1,5 @@
 //! Tests of what only root can do. Each begins with `need!(Root);`.
 
 mod fixtures;
+mod full_disk;
 mod store;

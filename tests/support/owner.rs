@@ -40,9 +40,13 @@ pub(crate) enum Act {
     Verdicts,
     /// The same beside a thread that waits for any child.
     VerdictsBesideAReaper,
+    /// Starts two containers that speak, of which one has no log, and panics.
+    PanicWithLog,
+    /// Fills the disk that its engine is on under a container's log.
+    FullDisk,
 }
 
-const ACTS: [Act; 14] = [
+const ACTS: [Act; 16] = [
     Act::Status,
     Act::Hold,
     Act::HoldAndFork,
@@ -57,6 +61,8 @@ const ACTS: [Act; 14] = [
     Act::EightThreads,
     Act::Verdicts,
     Act::VerdictsBesideAReaper,
+    Act::PanicWithLog,
+    Act::FullDisk,
 ];
 
 /// This test binary as an owner; `place` is the directory of a [`Place`](super::place::Place) with a root of busybox.
@@ -203,6 +209,15 @@ fn play(act: Act, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
             let _held = held();
             panic!("as was asked");
         }
+        Act::PanicWithLog => {
+            let container = block_on(sh("seq 50; exec sleep 1000").run()).expect("it runs");
+            let _quiet = block_on(sh("echo quiet one; exec sleep 1000").spawn()).expect("it starts");
+            while container.logs().collect().expect("it is kept").len() < 50 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            panic!("as was asked");
+        }
+        Act::FullDisk => full_disk(sh),
         Act::Abort => {
             let _held = held();
             std::process::abort();
@@ -295,6 +310,34 @@ fn lives(sh: &(dyn Fn(&str) -> ContainerBuilder + Sync), times: usize) {
         block_on(container.remove()).expect("all is taken back");
         block_on(sh("true").cmd(["no-such-program"]).output()).expect_err("there is none");
     }
+}
+
+/// The engine is on a file system of 2 MiB. A container goes on speaking while nothing of it can be kept, and is told to have.
+fn full_disk(sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
+    let engine = PathBuf::from(std::env::var_os("CORACLE_TEST_PLACE").expect("a place")).join("engine");
+    let container = block_on(sh("mkfifo /dev/shm/go; echo before; read x < /dev/shm/go; seq 100000; echo > /dev/shm/go; read x < /dev/shm/go; echo after; exec sleep 1000").run()).expect("it runs");
+    let lines = || container.logs().collect().expect("it is kept");
+    while lines().is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut filler = std::fs::File::create(engine.join("filler")).expect("it can be made");
+    while filler.write_all(&[0; 512]).is_ok() {}
+    // It speaks until it has said everything: nobody holds it up.
+    let go = |command: &str| assert!(block_on(container.exec(["sh", "-c", command]).output()).expect("it runs").status.success());
+    go("echo > /dev/shm/go; read x < /dev/shm/go");
+    assert!(lines().len() < 100_000, "a full disk took everything");
+    drop(filler);
+    std::fs::remove_file(engine.join("filler")).expect("it is there");
+    go("echo > /dev/shm/go");
+    while lines().last().is_none_or(|line| line.text() != "after") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let lines = lines();
+    assert_eq!(lines[0].text(), "before");
+    let skipped: u64 = lines.iter().map(|line| line.skipped).sum();
+    assert!(skipped > 0, "{} lines, and none is missing", lines.len());
+    block_on(container.remove()).expect("all is taken back");
+    println!("\nREADY {skipped}");
 }
 
 fn verdicts(sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {

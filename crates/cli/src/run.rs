@@ -103,9 +103,9 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
         builder = builder.label(key, value);
     }
 
-    let of_ours = |yes: bool| if yes { Stdio::inherit() } else { Stdio::null() };
-    builder = builder.stdin(of_ours(arguments.interactive));
-    builder = builder.stdout(of_ours(!arguments.detach)).stderr(of_ours(!arguments.detach));
+    builder = builder.stdin(if arguments.interactive { Stdio::inherit() } else { Stdio::null() });
+    let outputs = || if arguments.detach { Stdio::log() } else { Stdio::inherit() };
+    builder = builder.stdout(outputs()).stderr(outputs());
     if faults.is_empty() { Ok(builder) } else { Err(faults) }
 }
 

@@ -50,6 +50,7 @@ pub struct ContainerBuilder {
     pub(crate) capabilities: Vec<(bool, String)>,
     pub(crate) init: Option<bool>,
     pub(crate) command: Command,
+    pub(crate) log_size: Option<MemorySize>,
     pub(crate) network: Network,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) best_effort: Vec<Control>,
@@ -96,6 +97,7 @@ impl ContainerBuilder {
             capabilities: Vec::new(),
             init: None,
             command: Command::default(),
+            log_size: None,
             network: Network::none(),
             labels: BTreeMap::new(),
             best_effort: Vec::new(),
@@ -137,7 +139,7 @@ impl ContainerBuilder {
     command_setters!(
         "A variable of the environment, over the image's. This process's environment isn't passed on.",
         "Standard output. If nothing is said: collected by [`output`](Self::output), a pipe for [`spawn`](Self::spawn), inherited by \
-         [`status`](Self::status), /dev/null for [`run`](Self::run)."
+         [`status`](Self::status), kept as a [log](Stdio::log) by [`run`](Self::run)."
     );
 
     /// Without the image's variables, PATH among them, and without those set so far.
@@ -221,6 +223,13 @@ impl ContainerBuilder {
         self
     }
 
+    /// The most that is kept of what goes to the [log](Stdio::log), times and all: bytes, or a text as `1m`; 64 KiB or more, 10 MiB if
+    /// nothing is said. What is older goes.
+    pub fn log_size(mut self, most: impl Into<MemorySize>) -> Self {
+        self.log_size = Some(most.into());
+        self
+    }
+
     /// The network; [`Network::none`] if nothing is said.
     pub fn network(mut self, network: Network) -> Self {
         self.network = network;
@@ -276,7 +285,7 @@ impl ContainerBuilder {
     /// (half a second at most).
     ///
     /// # Errors
-    /// As [`spawn`](Self::spawn); [`Error::NotReady`] for a command that has ended by then.
+    /// As [`spawn`](Self::spawn); [`Error::NotReady`] for a command that has ended by then, with its last words.
     pub async fn run(self) -> Result<Container, Error> {
         container::run(self).await
     }

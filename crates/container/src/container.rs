@@ -7,11 +7,13 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::exec::{ExecBuilder, ExecSummary};
 use crate::exit::{ExitStatus, Output, Usage};
+use crate::last_words::{self, LastWords};
+use crate::logs::Logs;
 use crate::lower::{self, Lowered};
 use crate::state::Description;
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
 use coracle_cgroups::{Enforced, Events, Refusal, Stat};
-use coracle_spawn::{Child, Ended, Record, Signal};
+use coracle_spawn::{Child, Ended, Log, Record, Signal};
 use std::ffi::OsString;
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,9 @@ pub struct Container {
     enforced: Vec<Enforced>,
     waived: Vec<Refusal>,
     statistics: Vec<Stat>,
+    log: Option<Log>,
+    /// Of a container that this process started.
+    _last_words: Option<LastWords>,
     /// The input, if it is a pipe.
     pub stdin: Option<ContainerStdin>,
     /// The output, if it is a pipe.
@@ -149,6 +154,22 @@ impl Container {
         Ok(self.child.interior().signal(id, signal)?.await?)
     }
 
+    /// What it says and said on the streams that are its [log](Stdio::log): those of [`run`](ContainerBuilder::run), unless its description
+    /// says otherwise. While it runs, and as long as this handle is there.
+    ///
+    /// ```no_run
+    /// # async fn f(database: coracle_container::Container) -> Result<(), coracle_container::Error> {
+    /// let mut lines = database.logs().tail(10).follow()?;
+    /// while let Some(line) = lines.next().await? {
+    ///     println!("{}", line.text());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn logs(&self) -> Logs {
+        Logs::new(self.id.clone(), self.log.clone())
+    }
+
     /// The limits that hold, and by what.
     pub fn enforced(&self) -> &[Enforced] {
         &self.enforced
@@ -183,6 +204,8 @@ impl Container {
             enforced: Vec::new(),
             waived: Vec::new(),
             statistics: Vec::new(),
+            log: Log::open(&log_file(&record.path)).ok(),
+            _last_words: None,
             stdin: None,
             stdout: None,
             stderr: None,
@@ -202,6 +225,11 @@ pub(crate) fn control_socket(run: &Path) -> PathBuf {
     run.join("control")
 }
 
+/// Where what a container says is kept.
+pub(crate) fn log_file(run: &Path) -> PathBuf {
+    run.join("log")
+}
+
 /// What standard streams are if nothing is said.
 pub(crate) struct Defaults {
     pub(crate) stdin: fn() -> Stdio,
@@ -212,7 +240,7 @@ pub(crate) struct Defaults {
 pub(crate) const PIPED: Defaults = Defaults { stdin: Stdio::piped, stdout: Stdio::piped, stderr: Stdio::piped };
 pub(crate) const COLLECTED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::piped, stderr: Stdio::piped };
 pub(crate) const INHERITED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit };
-const QUIET: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::null, stderr: Stdio::null };
+const LOGGED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::log, stderr: Stdio::log };
 
 /// A container as a plan.
 async fn plan(builder: &ContainerBuilder, defaults: &Defaults) -> Result<Lowered, Error> {
@@ -227,16 +255,20 @@ async fn plan(builder: &ContainerBuilder, defaults: &Defaults) -> Result<Lowered
 
 /// Starts a container.
 pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics } = plan(&builder, defaults).await?;
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log } = plan(&builder, defaults).await?;
     let mut child = spawn.start()?.await?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    // Where too many descriptors of this user's were on their way for one more, the file is still there for a command that lives.
+    let log = log.and_then(|path| child.log().or_else(|| Log::open(&path).ok()));
     Ok(Container {
         child,
-        id,
         stop_signal,
         enforced,
         waived,
         statistics,
+        _last_words: log.clone().map(|log| LastWords::new(id.clone(), log)),
+        log,
+        id,
         stdin: stdin.map(ContainerStdin),
         stdout: stdout.map(ContainerStdout),
         stderr: stderr.map(ContainerStderr),
@@ -246,10 +278,12 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
 /// Feeds, collects, and waits for the end of everything.
 async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Result<Output, Error> {
     let input = builder.command.take_input();
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics } = plan(&builder, defaults).await?;
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log: _ } = plan(&builder, defaults).await?;
     // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
     let Complete { child, stdout, stderr } = complete::run(spawn.told_at_end(true).start()?, input).await?;
-    let container = Container { child, id, stop_signal, enforced, waived, statistics, stdin: None, stdout: None, stderr: None };
+    let (log, _last_words) = (None, None);
+    let container =
+        Container { child, id, stop_signal, enforced, waived, statistics, log, _last_words, stdin: None, stdout: None, stderr: None };
     container.gone().await?;
     let ended = container.child.try_wait()?.ok_or(Error::Lost)?;
     let (status, usage) = container.verdict(&ended);
@@ -288,7 +322,7 @@ fn settle(first: u32) {
 }
 
 pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
-    let container = start(builder, &QUIET).await?;
+    let container = start(builder, &LOGGED).await?;
     let first = container.pid();
     let settled = background::run("coracle-settle", move || settle(first)).map_err(|source| Error::State {
         attempted: "start a thread to wait for",
@@ -306,7 +340,8 @@ pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
         Some(ended) => {
             let status = container.verdict(&*ended?).0;
             container.gone().await?;
-            Err(Error::NotReady { status })
+            let log = container.log.as_ref().and_then(|log| log.tail(last_words::MOST).ok());
+            Err(Error::NotReady { status, log: log.unwrap_or_default() })
         }
     }
 }

@@ -7,15 +7,16 @@
 //!    run/ID/                                   a container: lock, record, upper/, work/, control
 //! ```
 
-use crate::container::{Container, control_socket};
+use crate::container::{Container, control_socket, log_file};
 use crate::error::Error;
 use crate::image;
 use crate::images::Emptying;
+use crate::logs::Logs;
 use crate::state::{ContainerSummary, Description};
 use coracle_cgroups::{Hierarchies, Limits, Owner, Placement, Reason};
 use coracle_image::{Digest, Durability, Platform, Progress, Store};
 use coracle_layers::{LayerStore, Options, Ownership};
-use coracle_spawn::{IdMap, Record};
+use coracle_spawn::{IdMap, Log, Record};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -183,18 +184,39 @@ impl Engine {
     /// # Errors
     /// [`Error::NoSuchContainer`]; [`Error::NotDetached`]; [`Error::Start`] where nobody answers.
     pub fn attach(&self, id: &str) -> Result<Container, Error> {
-        let no_such = || Error::NoSuchContainer { id: id.to_owned() };
+        let record = self.record(id)?;
+        if !control_socket(&record.path).exists() {
+            let id = record.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(Error::NotDetached { id });
+        }
+        Container::attach(&record)
+    }
+
+    /// What a container says and said that runs below this directory, of this process or of another, by its id or the unambiguous
+    /// beginning of it.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`]; [`Error::State`].
+    pub fn logs(&self, id: &str) -> Result<Logs, Error> {
+        let record = self.record(id)?;
+        let id = record.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let log = match Log::open(&log_file(&record.path)) {
+            Ok(log) => Some(log),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(self.state("read", &log_file(&record.path), source)),
+        };
+        Ok(Logs::new(id, log))
+    }
+
+    /// The one container that lives whose id begins so.
+    fn record(&self, id: &str) -> Result<Record, Error> {
         let records = Record::list(&self.0.runs).map_err(|source| self.state("list", &self.0.runs, source))?;
         let named =
-            |r: &&Record| r.alive && r.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| !id.is_empty() && n.starts_with(id));
-        let mut found = records.iter().filter(named);
+            |r: &Record| r.alive && r.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| !id.is_empty() && n.starts_with(id));
+        let mut found = records.into_iter().filter(named);
         match (found.next(), found.next()) {
-            (Some(record), None) if !control_socket(&record.path).exists() => {
-                let id = record.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Err(Error::NotDetached { id })
-            }
-            (Some(record), None) => Container::attach(record),
-            _ => Err(no_such()),
+            (Some(record), None) => Ok(record),
+            _ => Err(Error::NoSuchContainer { id: id.to_owned() }),
         }
     }
 

@@ -1,8 +1,9 @@
 //! What can go wrong, as sentences; the remedy apart.
 
 use crate::exit::ExitStatus;
+use crate::last_words;
 use coracle_cgroups::Refusal;
-use coracle_spawn::{ExecFault, Left};
+use coracle_spawn::{ExecFault, Left, LogLine};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub enum Error {
     NotReady {
         /// How.
         status: ExitStatus,
+        /// The last of what it said, where that was kept.
+        log: Vec<LogLine>,
     },
     /// There is no such container.
     NoSuchContainer {
@@ -74,6 +77,11 @@ pub enum Error {
     },
     /// The supervisor was killed, and the container with it: how it ended isn't known.
     Lost,
+    /// What the container says isn't kept.
+    NoLog {
+        /// Its id.
+        id: String,
+    },
 }
 
 impl fmt::Display for Error {
@@ -84,7 +92,14 @@ impl fmt::Display for Error {
             Self::Image(error) => error.fmt(f),
             Self::Layers(error) => error.fmt(f),
             Self::Start(error) => error.fmt(f),
-            Self::NotReady { status } => write!(f, "the command ended before it was ready: {status}"),
+            Self::NotReady { status, log } => {
+                write!(f, "the command ended before it was ready: {status}")?;
+                if !log.is_empty() {
+                    f.write_str("; the last that it said:")?;
+                }
+                log.iter().try_for_each(|line| write!(f, "\n  {}", last_words::plain(&line.bytes)))
+            }
+            Self::NoLog { id } => write!(f, "what the container {id} says isn't kept"),
             Self::NoSuchContainer { id } => write!(f, "no container {id} runs here"),
             Self::NotDetached { id } => write!(f, "the container {id} answers only the program that started it: it isn't detached"),
             Self::State { attempted, path, source } => write!(f, "can't {attempted} {}: {source}", path.display()),
@@ -174,6 +189,7 @@ impl Error {
             Self::State { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT".into())
             }
+            Self::NoLog { .. } => Some("start it with .stdout(Stdio::log()).stderr(Stdio::log()), as run() does by itself".into()),
             Self::State { .. } | Self::NotRemoved { .. } | Self::Lost => None,
         }
     }

@@ -30,8 +30,9 @@
 //!
 //! # What it does not do
 //!
-//! Build images, connect containers by networks, keep logs: not yet. It installs no
-//! signal handler, prints nothing, and needs no tokio runtime: its futures run under any executor.
+//! Build images, connect containers by networks: not yet. It installs no signal handler, and needs no tokio runtime: its futures run under
+//! any executor. It prints nothing, but for one thing: a container with a [log](Stdio::log) that is dropped by a panic says its last lines
+//! on standard error, where the test runner catches them.
 #![forbid(unsafe_code)]
 #[cfg(not(target_os = "linux"))]
 compile_error!("coracle needs Linux: containers are made of Linux namespaces");
@@ -47,7 +48,9 @@ mod exec;
 mod exit;
 mod image;
 mod images;
+mod last_words;
 mod limits;
+mod logs;
 mod lower;
 mod mount;
 mod network;
@@ -61,13 +64,14 @@ pub use coracle_cgroups::{Control, Enforced, Refusal};
 #[cfg(feature = "registry")]
 pub use coracle_image::RegistryClient;
 pub use coracle_image::{Durability, Fault, ImageConfig, Inspection, LayerState, Progress, Removed, Swept, SweptKind};
-pub use coracle_spawn::{Capability, Left, Resource, Rlimit, Signal};
+pub use coracle_spawn::{Capability, Left, LogLine, OutputStream, Resource, Rlimit, Signal};
 pub use engine::{Engine, EngineBuilder, ImageSummary};
 pub use error::{Error, Problem};
 pub use exec::{Exec, ExecBuilder, ExecSummary};
 pub use exit::{ExitStatus, Output, Reason, Usage};
 pub use images::ImagesChecked;
 pub use limits::MemorySize;
+pub use logs::{LogStream, Logs};
 pub use mount::Mount;
 pub use network::Network;
 pub use state::ContainerSummary;

@@ -1,14 +1,16 @@
 //! From a description to a plan: every problem first, then the steps.
 
 use crate::builder::{ContainerBuilder, Source};
-use crate::container::{Defaults, control_socket};
+use crate::container::{Defaults, control_socket, log_file};
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
 use crate::image::{self, Ready};
+use crate::limits::MemorySize;
 use crate::mount;
 use crate::network;
 use crate::rootfs::{self, Lower};
 use crate::state::Description;
+use crate::stdio::Stdio;
 use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Refusal, Stat, Step, Version};
 use coracle_image::{ImageConfig, Reference};
 use coracle_spawn::seccomp::Filter;
@@ -24,7 +26,12 @@ pub(crate) struct Checked {
     limits: Limits,
     capabilities: CapabilitySet,
     mounts: Vec<Mount>,
+    /// Bytes of a log, where one is kept.
+    log_size: u64,
 }
+
+/// What is kept of what a container says, if nothing is said.
+const LOG_SIZE: u64 = 10 << 20;
 
 /// A description as something that can be started.
 pub(crate) struct Lowered {
@@ -34,6 +41,8 @@ pub(crate) struct Lowered {
     pub(crate) enforced: Vec<Enforced>,
     pub(crate) waived: Vec<Refusal>,
     pub(crate) statistics: Vec<Stat>,
+    /// Where what it says is kept, if it is.
+    pub(crate) log: Option<PathBuf>,
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -68,6 +77,16 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
     }
     if let Some(pids) = builder.pids {
         limits = limits.pids(pids);
+    }
+
+    let mut log_size = LOG_SIZE;
+    match builder.log_size.as_ref().map(MemorySize::bytes) {
+        Some(Ok(bytes)) => log_size = bytes.min(1 << 40),
+        Some(Err(error)) => problem(format!("the size of the log: {error}"), error.remedy().as_deref()),
+        None => {}
+    }
+    if builder.command.stdin.as_ref().is_some_and(Stdio::is_log) {
+        problem("standard input can't be a log".into(), None);
     }
 
     let mut capabilities = CapabilitySet::docker_default();
@@ -130,7 +149,11 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
         };
         mounts.push(if m.read_only { lowered.read_only() } else { lowered });
     }
-    if problems.is_empty() { Ok(Checked { reference, limits, capabilities, mounts }) } else { Err(Error::Description { problems }) }
+    if problems.is_empty() {
+        Ok(Checked { reference, limits, capabilities, mounts, log_size })
+    } else {
+        Err(Error::Description { problems })
+    }
 }
 
 /// Puts the whole plan together. The only effects are the image's: fetched and unpacked layers.
@@ -217,6 +240,13 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     let [stdin, stdout, stderr] = builder.command.streams(defaults)?;
     spawn = spawn.stdin(stdin).stdout(stdout).stderr(stderr);
 
+    let outputs = [(&builder.command.stdout, defaults.stdout), (&builder.command.stderr, defaults.stderr)];
+    let logged = outputs.iter().any(|(said, default)| said.as_ref().map_or_else(|| default().is_log(), Stdio::is_log));
+    let log = logged.then(|| log_file(&run));
+    if let Some(log) = &log {
+        spawn = spawn.log(log, checked.log_size);
+    }
+
     let statistics = cgroups.read_at_end.iter().map(|(stat, _)| *stat).collect();
     let (enforced, waived) = (cgroups.enforced.clone(), cgroups.waived.clone());
     spawn = add_cgroups(spawn, engine, cgroups);
@@ -226,7 +256,7 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     }
     // Last, because it holds the record of all the others.
     spawn = spawn.undo(Undo::RemoveTree(run));
-    Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics })
+    Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics, log })
 }
 
 fn cgroups_error(error: coracle_cgroups::Error) -> Error {

@@ -20,6 +20,7 @@ enum Kind {
     Null,
     Piped,
     Descriptor(Arc<OwnedFd>),
+    Log,
 }
 
 impl Stdio {
@@ -38,12 +39,24 @@ impl Stdio {
         Self(Kind::Piped)
     }
 
+    /// The container's log, which its supervisor keeps and [`Container::logs`](crate::Container::logs) reads: standard output or error. It
+    /// never lets the command wait for a reader, goes round within [a size](crate::ContainerBuilder::log_size), and is readable from its
+    /// first line on until the container's files are gone, by whoever holds the [`Container`](crate::Container) afterwards too.
+    pub fn log() -> Self {
+        Self(Kind::Log)
+    }
+
+    pub(crate) fn is_log(&self) -> bool {
+        matches!(self.0, Kind::Log)
+    }
+
     pub(crate) fn to_spawn(&self) -> io::Result<coracle_spawn::Stdio> {
         Ok(match &self.0 {
             Kind::Inherit => coracle_spawn::Stdio::inherit(),
             Kind::Null => coracle_spawn::Stdio::null(),
             Kind::Piped => coracle_spawn::Stdio::piped(),
             Kind::Descriptor(fd) => fd.try_clone()?.into(),
+            Kind::Log => coracle_spawn::Stdio::log(),
         })
     }
 }

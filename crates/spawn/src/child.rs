@@ -3,6 +3,7 @@
 use crate::client::{Connection, Said};
 use crate::error::Error;
 use crate::exec::Interior;
+use crate::log::Log;
 use crate::reactor::Reactor;
 use crate::signal::Signal;
 use crate::stdio::{PipeReader, PipeWriter};
@@ -158,6 +159,12 @@ impl Child {
     /// Its inside, in which further commands are executed. Holding it holds nothing alive.
     pub fn interior(&self) -> Interior {
         Interior::new(&self.connection)
+    }
+
+    /// What it says on the streams that are [kept](crate::Stdio::log); also when it has ended, and when the file is gone. None where
+    /// nothing is kept, and of a process that was [attached](Self::attach) to: there [`Log::open`](crate::Log::open) takes the file's path.
+    pub fn log(&self) -> Option<Log> {
+        self.connection.now(|said| said.log.clone())
     }
 
     /// Waits, blocking, until it has ended. By many at once, and again later.

@@ -27,6 +27,8 @@ pub(crate) struct Said {
     pub(crate) detached: Option<i32>,
     /// Requests that the supervisor doesn't know, as bits.
     pub(crate) unknown: u64,
+    /// What it says is kept here.
+    pub(crate) log: Option<crate::log::Log>,
     /// Questions whose answers somebody waits for.
     pub(crate) asked: HashSet<u32>,
     /// Lists of further commands that were asked for, and answers to signals, by the question.
@@ -240,9 +242,9 @@ impl State {
             let Some(payload) = self.input[at + HEADER..].get(..length as usize) else {
                 break;
             };
-            // No answer of this version brings descriptors; a later one's are closed.
-            self.fds.drain(..self.fds.len().min(usize::from(fds)));
-            good &= kind == Kind::Answer as u16 && take_answer(&mut self.said, payload);
+            // What an answer brings that it shouldn't is closed.
+            let fds = self.fds.drain(..self.fds.len().min(usize::from(fds))).collect();
+            good &= kind == Kind::Answer as u16 && take_answer(&mut self.said, payload, fds);
             at += HEADER + length as usize;
         }
         self.input.drain(..at);
@@ -250,7 +252,7 @@ impl State {
     }
 }
 
-fn take_answer(said: &mut Said, payload: &[u8]) -> bool {
+fn take_answer(said: &mut Said, payload: &[u8], fds: Vec<OwnedFd>) -> bool {
     let Ok(answer) = Answer::take(&mut Reader::new(payload)) else {
         return false;
     };
@@ -297,6 +299,7 @@ fn take_answer(said: &mut Said, payload: &[u8]) -> bool {
         Answer::Signalled { token, errno } => {
             said.signalled.insert(token, errno);
         }
+        Answer::Log {} => said.log = fds.into_iter().next().and_then(|fd| crate::log::Log::of_descriptor(fd).ok()),
         Answer::Never(..) => return false,
     }
     true

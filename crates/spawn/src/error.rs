@@ -243,6 +243,7 @@ impl Error {
             (stage::NETWORK, _) => step("make the network namespace".into()),
             (stage::ID_MAP, _) => step("map ids into the user namespace".into()),
             (stage::CGROUP, _) => step("put the process into its cgroup".into()),
+            (stage::LOG, _) => step("keep what it says in a file".into()),
             (stage::LISTEN, _) => step("listen in the run directory".into()),
             (stage::PREPARE, _) => step(plan.describe_effect(failed.index as usize)),
             (stage::STEP, _) if user_namespace && failed.errno == 1 && apparmor_restricts() => {

@@ -84,6 +84,9 @@ impl Exec {
         self.read_at_end.iter().for_each(|name| read_at_end.push(c_string(OsStr::new(name), &mut problems).as_c_str()));
         let user = self.user.as_deref().map(|user| c_string(user, &mut problems));
         let directory = self.directory.as_ref().map(|directory| c_string(directory.as_os_str(), &mut problems));
+        if self.command.stdio.iter().any(Stdio::is_log) {
+            problems.push("what a further command says isn't kept in the log".into());
+        }
         if self.directory.as_ref().is_some_and(|directory| !directory.is_absolute()) {
             problems.push(format!("the working directory {:?} isn't absolute", self.directory.as_deref().unwrap_or("".as_ref())));
         }

@@ -46,6 +46,7 @@ mod effects;
 mod error;
 mod exec;
 mod id_map;
+mod log;
 mod mounts;
 mod namespaces;
 mod plan;
@@ -60,6 +61,9 @@ mod stdio;
 #[path = "../supervisor/interpreter.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod interpreter;
+#[path = "../supervisor/log_file.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+mod log_file;
 #[path = "../supervisor/passwd.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod passwd;
@@ -73,6 +77,7 @@ pub use effects::{CgroupPlacement, Effect, Record, Undo, sweep};
 pub use error::{Error, ExecFault};
 pub use exec::{Exec, Interior, Running};
 pub use id_map::{IdMap, IdRange};
+pub use log::{Log, LogLine, LogReader, OutputStream};
 pub use mounts::{Attributes, Mount, Overlay, Root};
 pub use namespaces::Namespaces;
 pub use plan::Plan;
@@ -133,6 +138,38 @@ pub mod fuzz {
             lines.feed(piece, &mut show);
         }
         lines.end(&mut show);
+    }
+
+    /// A log whose ring holds these bytes as if records of them had been written, the first of which is: a length, and so much of it.
+    pub fn log_with(ring: &[u8]) -> Vec<u8> {
+        use crate::log_file::{LEAST, RING_AT, Record, State, head};
+        let mut bytes = head(LEAST).to_vec();
+        bytes.resize(RING_AT as usize, 0);
+        let mut rest = &ring[..ring.len().min(LEAST as usize / 2)];
+        let mut end = 0;
+        while let [length, kind, more @ ..] = rest {
+            let (said, more) = more.split_at(usize::from(*length).min(more.len()));
+            // Now and then what isn't one.
+            if kind % 8 == 7 {
+                bytes.extend_from_slice(said);
+                end += said.len() as u64;
+            } else {
+                let record = Record { length: said.len() as u32, kind: kind % 8, time: u64::from(*kind) };
+                bytes.extend_from_slice(&record.to_bytes(end));
+                bytes.extend_from_slice(said);
+                end += record.whole();
+            }
+            rest = more;
+        }
+        end = end.min(LEAST);
+        bytes.resize((RING_AT + LEAST) as usize, b'\n');
+        bytes[24..56].copy_from_slice(&State { first: 0, end, flags: 0 }.to_bytes());
+        bytes
+    }
+
+    /// Reads a file with these bytes as a log.
+    pub fn log(file: std::fs::File) -> Option<usize> {
+        crate::log::read_any(file)
     }
 
     /// Reads the bytes as the beginning of a program.

@@ -4,10 +4,13 @@
 //! It runs nobody's code but wakers, blocks every signal, and is made anew in a process that was forked.
 
 use crate::client::Connection;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fs::inotify;
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
@@ -26,12 +29,76 @@ enum Source {
     Control(Arc<Connection>),
     /// A supervisor's pidfd.
     Supervisor(Arc<Connection>),
+    /// Files that somebody watches.
+    Files,
+}
+
+/// Files that are watched for changes, and who waits for those.
+#[derive(Debug, Default)]
+struct Files {
+    /// inotify(7), made when it is first asked for.
+    inotify: Option<Arc<OwnedFd>>,
+    watched: HashMap<i32, Watched>,
+    /// Who waits where inotify(7) has no room: woken every now and then.
+    patient: Vec<Waker>,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    users: usize,
+    waiting: Vec<Waker>,
+}
+
+/// How often those look whom nobody tells.
+const NOW_AND_THEN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// A file that is watched, as long as this is held.
+#[derive(Debug)]
+pub(crate) struct FileWatch {
+    reactor: Arc<Reactor>,
+    watch: Option<i32>,
+}
+
+impl FileWatch {
+    /// Wakes once, when the file has been written to or closed by who writes it.
+    pub(crate) fn wake_when_changed(&self, waker: &Waker) {
+        let mut files = self.reactor.files();
+        let waiting = match self.watch.and_then(|watch| files.watched.get_mut(&watch)) {
+            Some(watched) => &mut watched.waiting,
+            None => &mut files.patient,
+        };
+        if !waiting.iter().any(|known| known.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+        if self.watch.is_none() {
+            drop(files);
+            self.reactor.wake_up();
+        }
+    }
+}
+
+impl Drop for FileWatch {
+    fn drop(&mut self) {
+        let Some(watch) = self.watch else { return };
+        let mut files = self.reactor.files();
+        let Some(watched) = files.watched.get_mut(&watch) else { return };
+        watched.users -= 1;
+        if watched.users == 0 {
+            files.watched.remove(&watch);
+            if let Some(inotify) = &files.inotify {
+                let _ = inotify::remove_watch(inotify, watch);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Reactor {
     epoll: OwnedFd,
     sources: Mutex<(u64, HashMap<u64, Source>)>,
+    files: Mutex<Files>,
+    /// Read by the thread when it is to look whether anybody is patient.
+    bell: OwnedFd,
 }
 
 static REACTOR: Mutex<Option<(u32, Arc<Reactor>)>> = Mutex::new(None);
@@ -44,7 +111,10 @@ impl Reactor {
         match &*reactor {
             Some((owner, reactor)) if *owner == process => Ok(reactor.clone()),
             _ => {
-                let new = Arc::new(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, sources: Mutex::default() });
+                let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK)?;
+                let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+                let new = Arc::new(Self { epoll, sources: Mutex::default(), files: Mutex::default(), bell });
+                epoll::add(&new.epoll, &new.bell, EventData::new_u64(0), EventFlags::IN)?;
                 let thread = new.clone();
                 std::thread::Builder::new().name("coracle".into()).stack_size(256 << 10).spawn(move || thread.run())?;
                 *reactor = Some((process, new.clone()));
@@ -68,6 +138,51 @@ impl Reactor {
             return Err(errno.into());
         }
         Ok(key)
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn wake_up(&self) {
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    /// Watches a file for what is written to it.
+    pub(crate) fn watch_file(self: &Arc<Self>, file: &File) -> io::Result<FileWatch> {
+        let mut files = self.files();
+        if files.inotify.is_none()
+            && let Ok(made) = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        {
+            let made = Arc::new(made);
+            self.add(made.as_fd(), EventFlags::IN, Source::Files)?;
+            files.inotify = Some(made);
+        }
+        // By the descriptor: the name may be gone. A user has room for so many; who comes too late looks by himself.
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let wanted = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CLOSE_WRITE;
+        let watch = files.inotify.as_ref().and_then(|inotify| inotify::add_watch(inotify, &*name, wanted).ok());
+        if let Some(watch) = watch {
+            files.watched.entry(watch).or_default().users += 1;
+        }
+        Ok(FileWatch { reactor: self.clone(), watch })
+    }
+
+    /// Wakes who waits for the files that have changed.
+    fn files_changed(&self) {
+        let Some(inotify) = self.files().inotify.clone() else { return };
+        let mut space = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&*inotify, &mut space);
+        let mut wakers = Vec::new();
+        while let Ok(event) = events.next() {
+            let mut files = self.files();
+            if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) {
+                files.watched.values_mut().for_each(|watched| wakers.append(&mut watched.waiting));
+            } else if let Some(watched) = files.watched.get_mut(&event.wd()) {
+                wakers.append(&mut watched.waiting);
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn watch_pipe(&self, fd: &OwnedFd) -> io::Result<u64> {
@@ -107,12 +222,16 @@ impl Reactor {
         let mut events = Vec::with_capacity(64);
         loop {
             events.clear();
-            if let Err(errno) = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            let patient = std::mem::take(&mut self.files().patient);
+            let pause = if patient.is_empty() { None } else { Some(&NOW_AND_THEN) };
+            if let Err(errno) = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), pause) {
                 if errno == rustix::io::Errno::INTR {
+                    self.files().patient.extend(patient);
                     continue;
                 }
                 return;
             }
+            patient.into_iter().for_each(Waker::wake);
             for event in &events {
                 self.dispatch(event.data.u64());
             }
@@ -124,11 +243,13 @@ impl Reactor {
             Wake(Waker),
             Hear(Arc<Connection>),
             Reap(Arc<Connection>),
+            Look,
         }
         let what = match self.sources().1.get_mut(&key) {
             Some(Source::Pipe(waker)) => waker.take().map(What::Wake),
             Some(Source::Control(connection)) => Some(What::Hear(connection.clone())),
             Some(Source::Supervisor(connection)) => Some(What::Reap(connection.clone())),
+            Some(Source::Files) => Some(What::Look),
             None => None,
         };
         // Outside the lock: a waker may run anything.
@@ -141,6 +262,11 @@ impl Reactor {
                     self.forget(key, pidfd);
                 }
                 connection.supervisor_ended();
+            }
+            Some(What::Look) => self.files_changed(),
+            // The bell.
+            None if key == 0 => {
+                let _ = rustix::io::read(&self.bell, &mut [0; 8]);
             }
             None => {}
         }

@@ -70,6 +70,7 @@ pub struct Spawn {
     /// All but the command.
     rehearsal: bool,
     held: Vec<OwnedFd>,
+    log: Option<(PathBuf, u64)>,
 }
 
 /// PATH of an environment without one.
@@ -106,6 +107,7 @@ impl Spawn {
             at_end: false,
             rehearsal: false,
             held: Vec::new(),
+            log: None,
         }
     }
 
@@ -247,6 +249,15 @@ impl Spawn {
     /// A descriptor that the supervisor keeps open until everything is taken back: a lock, for one. At most four.
     pub fn hold(mut self, fd: OwnedFd) -> Self {
         self.held.push(fd);
+        self
+    }
+
+    /// Where the streams that are [`Stdio::log`] are kept, and how many bytes of them at most, 64 KiB or more: then the oldest go. The file
+    /// is made, or gone on with, before the process is; what undoes the effects should remove it.
+    ///
+    /// Each stream is a pipe of its own, so the order between the two is that in which the supervisor finds something in them.
+    pub fn log(mut self, path: impl Into<PathBuf>, most: u64) -> Self {
+        self.log = Some((path.into(), most.max(crate::log_file::LEAST)));
         self
     }
 
@@ -579,6 +590,12 @@ impl Lowering {
     fn lower(mut self, spawn: &Spawn) -> Result<Plan, Error> {
         if spawn.held.len() > 4 {
             self.problems.push("at most four descriptors can be held".into());
+        }
+        if spawn.command.stdio[0].is_log() {
+            self.problems.push("standard input can't be a log".into());
+        }
+        if spawn.log.is_none() && spawn.command.stdio.iter().any(Stdio::is_log) {
+            self.problems.push("a stream is to be kept in a log, and no file is named for it".into());
         }
         if !spawn.rehearsal {
             spawn.command.needs_a_program(&mut self.problems);
@@ -925,6 +942,8 @@ impl Lowering {
         let kill = spawn.cgroup.kill.as_ref().map(|p| self.path(p));
         let read_at_end = self.strings(spawn.cgroup.read_at_end.iter().map(|p| p.as_os_str()));
         let listen = spawn.listen.as_ref().map(|p| self.path(p));
+        let streams = (1..3).filter(|&i| spawn.command.stdio[i].is_log()).fold(0, |streams, i| streams | 1 << i);
+        let log = spawn.log.as_ref().filter(|_| streams != 0).map(|(path, most)| (self.path(path), *most));
         if !self.problems.is_empty() {
             return Err(Error::Invalid { problems: self.problems });
         }
@@ -958,6 +977,7 @@ impl Lowering {
             listen: listen.as_deref(),
             detached: spawn.detached,
             at_end: spawn.at_end,
+            log: log.as_ref().map(|(path, capacity)| wire::Log { path, capacity: *capacity, streams, end: PhantomData }),
             end: PhantomData,
         };
         let mut bytes = Vec::new();

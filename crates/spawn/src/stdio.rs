@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     Null,
     Piped,
     Descriptor(OwnedFd),
+    Log,
 }
 
 impl Stdio {
@@ -37,6 +38,15 @@ impl Stdio {
         Self(Kind::Piped)
     }
 
+    /// Kept by the supervisor in the file that [`Spawn::log`](crate::Spawn::log) names: standard output or error.
+    pub fn log() -> Self {
+        Self(Kind::Log)
+    }
+
+    pub(crate) fn is_log(&self) -> bool {
+        matches!(self.0, Kind::Log)
+    }
+
     /// A copy of this. Whoever describes two processes needs two.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self(match &self.0 {
@@ -44,6 +54,7 @@ impl Stdio {
             Kind::Null => Kind::Null,
             Kind::Piped => Kind::Piped,
             Kind::Descriptor(fd) => Kind::Descriptor(fd.try_clone()?),
+            Kind::Log => Kind::Log,
         }))
     }
 }
@@ -71,7 +82,8 @@ pub(crate) fn open(stdio: &Stdio, stream: usize) -> io::Result<(OwnedFd, Option<
     };
     match &stdio.0 {
         Kind::Inherit => Ok((own(stream)?, None)),
-        Kind::Null => Ok((File::options().read(true).write(true).open("/dev/null")?.into(), None)),
+        // The supervisor puts its own pipe in this one's place.
+        Kind::Null | Kind::Log => Ok((File::options().read(true).write(true).open("/dev/null")?.into(), None)),
         Kind::Descriptor(fd) => Ok((fd.try_clone()?, None)),
         Kind::Piped => {
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;

@@ -29,6 +29,8 @@ mod failure;
 mod id_map;
 mod init;
 mod interpreter;
+mod log;
+mod log_file;
 mod mounts;
 mod network;
 mod passwd;

@@ -126,6 +126,16 @@ pub fn answer_to(socket: Fd, answer: &Answer<'_>) {
     answers_to(socket, &[answer]);
 }
 
+/// An answer with a descriptor beside it.
+pub fn answer_with(socket: Fd, answer: &Answer<'_>, beside: Fd) {
+    let mut bytes = [0; 64];
+    let mut writer = Writer { into: &mut bytes[HEADER..], at: 0 };
+    answer.put(&mut writer);
+    let used = HEADER + writer.at;
+    bytes[..HEADER].copy_from_slice(&wire::header(Kind::Answer, (used - HEADER) as u32, 1));
+    let _ = send_message(socket, &bytes[..used], &[], &[beside], false);
+}
+
 /// Answers to one peer in one piece, without waiting: a peer that doesn't read loses them.
 pub fn answers_to(socket: Fd, answers: &[&Answer<'_>]) {
     let length = |answer: &Answer<'_>| {

@@ -65,7 +65,7 @@ fn run_directory(parent: &CStr, name: &CStr, record: &[u8]) -> Result<Fd> {
 }
 
 /// Locks a file that we made: somebody who sweeps may be asking for its lock at this moment, and lets go at once.
-fn lock_new(lock: Fd) -> Result<()> {
+pub fn lock_new(lock: Fd) -> Result<()> {
     for _ in 0..1000 {
         match flock_now(lock) {
             Err(Errno::EAGAIN) => sleep(1_000_000),

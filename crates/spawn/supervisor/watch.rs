@@ -10,7 +10,8 @@ use crate::collect::Collected;
 use crate::exec::{Container, Exec, POLLED};
 use crate::execute::{Executable, home_variable};
 use crate::failure::{Failure, Fault};
-use crate::peer::{Next, Peer, answer_to, answers_to};
+use crate::log::{Begun, Log};
+use crate::peer::{Next, Peer, answer_to, answer_with, answers_to};
 use crate::system_call::{
     Cloned, Errno, Fd, POLLIN, Pages, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit, getpid, getuid,
     listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, reap, receive_message, release_memory, send_message,
@@ -28,12 +29,13 @@ const MAX_CLIENTS: usize = 256;
 /// Further commands at one time. Each takes six descriptors.
 const MAX_EXECS: usize = 512;
 /// Descriptors that are watched of a container that has neither.
-const FEW: usize = 5;
+const FEW: usize = 7;
 const MANY: usize = FEW + MAX_CLIENTS + MAX_EXECS * POLLED;
 
 struct Watch<'a> {
     plan: &'a Plan<'a>,
     owner: Option<Fd>,
+    log: Option<Log>,
     /// The owner, as long as it talks to us.
     peer: Option<Peer>,
     /// Those who attached.
@@ -73,6 +75,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
     let mut watch = Watch {
         plan,
         owner: fds.as_slice().first().copied(),
+        log: None,
         peer: Some(Peer::new(CONTROL)),
         others: Table::new(),
         execs: Table::new(),
@@ -131,18 +134,32 @@ impl Watch<'_> {
             }
             None => None,
         };
+        let mut streams = [Fd(-1); 3];
+        for (stream, &f) in streams.iter_mut().zip(fds.iter().skip(1)) {
+            *stream = f;
+        }
+        if let Some(log) = &self.plan.log {
+            let Begun { log, streams: kept, reader } = Log::begin(log).map_err(|errno| failure(stage::LOG, 0, errno.into()))?;
+            self.log = Some(log);
+            for (stream, kept) in streams[1..].iter_mut().zip(kept) {
+                if let Some(f) = kept {
+                    close(*stream);
+                    *stream = f;
+                }
+            }
+            answer_with(CONTROL, &Answer::Log {}, reader);
+            close(reader);
+        }
         let (ours, theirs) = socketpair().map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
         let (cloned, placed) = clone(self.plan.namespaces, into).map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
         let (pid, first) = match cloned {
-            Cloned::Child => first_process(self.plan, theirs, fds, placed),
+            Cloned::Child => first_process(self.plan, theirs, &streams, placed),
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
         close(theirs);
         (self.pid, self.first, self.report) = (pid, Some(first), Some(ours));
         // The container's streams are the container's: who waits for their end must not wait for us.
-        for &f in fds.iter().skip(1).take(3) {
-            close(f);
-        }
+        streams.iter().for_each(|&f| close(f));
         if let Some(map) = &self.plan.id_map {
             id_map::write_maps(pid, map).map_err(|fault| failure(stage::ID_MAP, 0, fault))?;
             tell(ours);
@@ -177,7 +194,9 @@ impl Watch<'_> {
             return (0, Rusage::default());
         };
         loop {
-            let watched = [Some(first), self.report, self.owner, self.listener, self.peer.as_ref().map(|peer| peer.socket)];
+            let peer = self.peer.as_ref().map(|peer| peer.socket);
+            let [stdout, stderr] = self.log.as_ref().map_or([None; 2], Log::pipes);
+            let watched = [Some(first), self.report, self.owner, self.listener, peer, stdout, stderr];
             let mut few = watched.map(|f| PollFd { fd: f.map_or(-1, |f| f.0), events: POLLIN, revents: 0 });
             let mut next = self.deadlines.iter().map(|d| d.0).chain(self.execs.iter().map(Exec::next_time)).min().unwrap_or(u64::MAX);
             if self.strays > 0 {
@@ -216,6 +235,13 @@ impl Watch<'_> {
             }
             if few[4].revents != 0 {
                 self.hear_owner();
+            }
+            if let Some(log) = &mut self.log {
+                for stream in 0..2 {
+                    if few[5 + stream].revents != 0 {
+                        log.take(stream);
+                    }
+                }
             }
             let time = now();
             for i in 0..self.deadlines.len() {
@@ -568,6 +594,9 @@ impl Watch<'_> {
     #[inline(never)]
     fn finish(mut self, ended: Option<(i32, Rusage)>) -> ! {
         let mut last = None;
+        if ended.is_none() {
+            self.finish_log();
+        }
         if let Some((init_status, usage)) = ended {
             self.close_report();
             while let Some(mut exec) = self.execs.swap_remove(0) {
@@ -577,6 +606,7 @@ impl Watch<'_> {
             }
             while let Ok(Some(_)) = wait_any() {}
             self.collect();
+            self.finish_log();
             let ended = Answer::Ended {
                 status: self.status.unwrap_or(init_status),
                 init_status,
@@ -615,6 +645,13 @@ impl Watch<'_> {
             (None, None) => self.answer(&gone),
         }
         exit(0)
+    }
+
+    /// Everybody who could say something has ended: who hears of the end finds all of it.
+    fn finish_log(&mut self) {
+        if let Some(mut log) = self.log.take() {
+            log.finish();
+        }
     }
 
     /// Undoes as the root of a user namespace with the container's map: its files may belong to ids that only exist there.
@@ -716,12 +753,12 @@ impl Leftovers {
 }
 
 /// The first process: descriptors first, then the steps, then init or the command itself.
-fn first_process(plan: &Plan<'_>, supervisor: Fd, fds: &[Fd], placed: bool) -> ! {
+fn first_process(plan: &Plan<'_>, supervisor: Fd, streams: &[Fd], placed: bool) -> ! {
     const SUPERVISOR: Fd = Fd(3);
     let _ = prctl::set_death_signal(SIGKILL);
     // Nothing of the supervisor's survives in here but this socket. All these are above 3: the kernel gives the lowest
     // free numbers, and 0 to 2 were taken from the start, 3 by the owner's pidfd.
-    for (stream, &f) in fds.iter().skip(1).take(3).enumerate() {
+    for (stream, &f) in streams.iter().enumerate() {
         let _ = dup3(f, stream as i32, false);
     }
     // Close-on-exec: who has executed the command has let go of it.

@@ -292,6 +292,8 @@ record! {
         detached: bool,
         /// Whether nobody asks before everything is taken back: then all answers but a failure come with the last one, in one piece.
         at_end: bool,
+        /// Keeps what is said on some of the standard streams.
+        log: Option<Log<'a>>,
     }
 }
 
@@ -301,6 +303,17 @@ record! {
         /// Netlink requests that configure it, and how many they are.
         messages: &'a [u8],
         count: u32,
+    }
+}
+
+record! {
+    /// A file that standard streams go to, as `log_file.rs` has it.
+    Log {
+        path: &'a CStr,
+        /// Bytes of its ring, where the file isn't there yet.
+        capacity: u64,
+        /// Bits 1 and 2: standard output and error.
+        streams: u8,
     }
 }
 
@@ -549,6 +562,7 @@ pub mod stage {
     pub const NETWORK: u8 = 8;
     /// The namespaces of a container that are joined.
     pub const JOIN: u8 = 9;
+    pub const LOG: u8 = 10;
 }
 
 /// What failed within a step, where its errno alone doesn't say.
@@ -598,6 +612,8 @@ choice! {
         /// The further commands that run; `token` is the question's.
         7 Execs { token: u32, running: List<'a, Running<'a>> }
         8 Signalled { token: u32, errno: i32 }
+        /// The log is there: beside this comes a descriptor of it for reading. Told only to whoever sent the plan.
+        9 Log {}
     }
 }
 

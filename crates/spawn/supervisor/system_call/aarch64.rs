@@ -22,6 +22,8 @@ pub(super) mod number {
     pub(in super::super) const GETDENTS64: usize = 61;
     pub(in super::super) const READ: usize = 63;
     pub(in super::super) const WRITE: usize = 64;
+    pub(in super::super) const PREAD64: usize = 67;
+    pub(in super::super) const PWRITE64: usize = 68;
     pub(in super::super) const PPOLL: usize = 73;
     pub(in super::super) const SIGNALFD4: usize = 74;
     pub(in super::super) const NEWFSTATAT: usize = 79;

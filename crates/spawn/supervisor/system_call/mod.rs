@@ -104,6 +104,22 @@ pub fn write(f: Fd, bytes: &[u8]) -> Result<usize> {
     call(number::WRITE, [f.0 as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0])
 }
 
+/// pread(2): at a place of the file.
+pub fn pread(f: Fd, into: &mut [u8], at: u64) -> Result<usize> {
+    call(number::PREAD64, [f.0 as usize, into.as_mut_ptr() as usize, into.len(), at as usize, 0, 0])
+}
+
+/// pwrite(2): at a place of the file.
+pub fn pwrite(f: Fd, bytes: &[u8], at: u64) -> Result<usize> {
+    call(number::PWRITE64, [f.0 as usize, bytes.as_ptr() as usize, bytes.len(), at as usize, 0, 0])
+}
+
+/// fcntl(2) with F_SETFL and O_NONBLOCK alone.
+pub fn set_nonblocking(f: Fd) -> Result<()> {
+    const F_SETFL: usize = 4;
+    unit(call(number::FCNTL, [f.0 as usize, F_SETFL, open::NONBLOCK as usize, 0, 0, 0]))
+}
+
 pub fn close(f: Fd) {
     let _ = call(number::CLOSE, [f.0 as usize, 0, 0, 0, 0, 0]);
 }
@@ -500,6 +516,13 @@ pub fn sleep(nanoseconds: u64) {
 pub fn now() -> u64 {
     let mut time = [0u64; 2];
     let _ = call(number::CLOCK_GETTIME, [7, time.as_mut_ptr() as usize, 0, 0, 0, 0]);
+    time[0] * 1_000_000_000 + time[1]
+}
+
+/// Nanoseconds since 1970, as far as this machine knows.
+pub fn real_time() -> u64 {
+    let mut time = [0u64; 2];
+    let _ = call(number::CLOCK_GETTIME, [0, time.as_mut_ptr() as usize, 0, 0, 0, 0]);
     time[0] * 1_000_000_000 + time[1]
 }
 
