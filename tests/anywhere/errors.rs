@@ -178,7 +178,12 @@ fn told(words: &[&str], place: &Place) -> (String, String) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
     match (line("ERROR "), line("REMEDY ")) {
-        (Some(error), Some(remedy)) => (error, remedy),
+        (Some(error), Some(remedy)) => {
+            // The doctor says the same.
+            assert_eq!(line("DOCTOR "), Some(format!("failure {error}")), "{text}");
+            assert_eq!((line("MENDS "), line("WORST ").as_deref()), (Some(remedy.clone()), Some("failure")), "{text}");
+            (error, remedy)
+        }
         _ => panic!("{text}{}", String::from_utf8_lossy(&output.stderr)),
     }
 }
@@ -221,7 +226,7 @@ fn ubuntus_restriction_is_named_with_its_one_line_remedy() {
         "can't make a user namespace: AppArmor restricts them to programs with a profile \
          (kernel.apparmor_restrict_unprivileged_userns = 1, the default of Ubuntu since 23.10)"
     );
-    assert_eq!(remedy, "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0");
+    assert_eq!(remedy, "sudo coracle doctor --fix; or, for all programs: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0");
     place.assert_clean();
 }
 

@@ -1,6 +1,7 @@
 //! Tests that pass for root and for a plain user alike.
 
 mod defaults;
+mod doctor;
 mod errors;
 mod escapes;
 mod exec;

@@ -166,7 +166,7 @@ fn plays_its_act() {
     let place = PathBuf::from(std::env::var_os("CORACLE_TEST_PLACE").expect("a place"));
     let engine = Engine::builder().root(place.join("engine")).open().expect("an engine opens");
     let sh = |line: &str| Container::from_rootfs(place.join("rootfs")).engine(&engine).cmd(["sh", "-c", line]).env("MARK", &place);
-    play(act, &sh);
+    play(act, &engine, &sh);
 }
 
 /// A family that doesn't go by itself: of other sessions, deaf to signals.
@@ -177,7 +177,7 @@ fn ready(words: &str) {
     let _ = std::io::stdout().flush();
 }
 
-fn play(act: Act, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
+fn play(act: Act, engine: &Engine, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
     // As much as this machine and this user allow: the limits' cgroups are to vanish too.
     let limited = |line: &str| {
         use coracle::Control::{Memory, Pids};
@@ -254,6 +254,10 @@ fn play(act: Act, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
         Act::Tell => {
             let error = block_on(sh("true").output()).expect_err("this world allows none");
             println!("\nERROR {error}\nREMEDY {}", error.remedy().unwrap_or_default());
+            let report = coracle::doctor::check_with(engine);
+            let row = error.check().and_then(|check| report.row(check)).expect("the doctor has a row for it");
+            println!("DOCTOR {} {}\nMENDS {}", row.verdict, row.found, row.remedy.as_deref().unwrap_or_default());
+            println!("WORST {}", report.worst());
         }
         Act::EightThreads => {
             // The first start opens what stays open: the sealed program, the reactor's descriptors and its thread.

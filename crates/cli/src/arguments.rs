@@ -41,6 +41,7 @@ pub(crate) enum Command {
     Exec(Exec),
     Stop(Stop),
     Kill(Kill),
+    Doctor(Doctor),
 }
 
 #[derive(Debug, Subcommand)]
@@ -481,4 +482,18 @@ pub(crate) struct Kill {
     /// Ids, or their unambiguous beginnings
     #[arg(required = true, value_name = "ID")]
     pub(crate) ids: Vec<String>,
+}
+
+/// Say what this machine can do for containers, and what mends it where it can't
+///
+/// Each row was tried, in a process that is thrown away. Exits with 0 where all is well, 1 with a warning, 2 where no container runs.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// As root: install the supervisor at a fixed path, with an AppArmor profile, for plain users' containers
+    #[arg(long)]
+    pub(crate) fix: bool,
 }

@@ -7,6 +7,7 @@
 mod archives;
 mod arguments;
 mod detached;
+mod doctor;
 mod environment;
 mod exec;
 mod failure;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Save(arguments) | Command::Image(ImageCommand::Save(arguments)) => archives::save(root, arguments),
         Command::Load(arguments) | Command::Image(ImageCommand::Load(arguments)) => archives::load(root, arguments),
         Command::Import(arguments) | Command::Image(ImageCommand::Import(arguments)) => archives::import(root, arguments),
+        Command::Doctor(arguments) => doctor::run(root, &arguments),
         Command::Ps(arguments) => ps::list(root, &arguments),
         Command::Exec(arguments) => exec::run(root, &arguments),
         Command::Stop(arguments) => detached::stop(root, &arguments),

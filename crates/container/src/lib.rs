@@ -42,6 +42,7 @@ mod builder;
 mod command;
 mod complete;
 mod container;
+pub mod doctor;
 mod engine;
 mod error;
 mod exec;

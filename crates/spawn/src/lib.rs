@@ -81,6 +81,7 @@ pub use log::{Log, LogLine, LogReader, OutputStream};
 pub use mounts::{Attributes, Mount, Overlay, Root};
 pub use namespaces::Namespaces;
 pub use plan::Plan;
+pub use program::install_supervisor;
 pub use rlimits::{BadRlimit, Resource, Rlimit};
 pub use signal::{Signal, UnknownSignal};
 pub use spawn::{Init, OwnerChange, Spawn, Starting, change_owners, remove_tree};

@@ -76,7 +76,7 @@ pub(crate) fn known_restriction() -> Option<(String, Option<String>)> {
         return Some((
             "AppArmor restricts them to programs with a profile (kernel.apparmor_restrict_unprivileged_userns = 1, the default of Ubuntu since 23.10)"
                 .into(),
-            Some("sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".into()),
+            Some("sudo coracle doctor --fix; or, for all programs: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0".into()),
         ));
     }
     if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {

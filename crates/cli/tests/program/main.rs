@@ -5,6 +5,7 @@
 
 mod archives;
 mod detached;
+mod doctor;
 mod exec;
 mod images;
 mod run;
