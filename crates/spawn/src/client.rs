@@ -75,6 +75,9 @@ fn patiently<T>(mut send: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::
     }
 }
 
+/// Descriptors that a plan brings at most: the supervisor has room for them.
+pub(crate) const MAX_PLANNED: usize = 72;
+
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
@@ -104,7 +107,7 @@ impl Connection {
     pub(crate) fn send(&self, kind: Kind, plan: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let length = u32::try_from(plan.len()).ok().filter(|&n| n <= wire::MAX_PLAN).ok_or(io::ErrorKind::ArgumentListTooLong)?;
         let header = wire::header(kind, length, fds.len() as u16);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PLANNED))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(fds));
         let pieces = [IoSlice::new(&header), IoSlice::new(plan)];

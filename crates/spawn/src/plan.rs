@@ -17,6 +17,8 @@ impl Out for Vec<u8> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Plan {
     pub(crate) bytes: Vec<u8>,
+    /// What each netlink request does, by exchange.
+    pub(crate) exchanges: Vec<Vec<String>>,
 }
 
 /// Values of one kind, being written one after the other.
@@ -58,6 +60,16 @@ impl Plan {
     pub(crate) fn describe_effect(&self, index: usize) -> String {
         let effect = self.read().and_then(|plan| plan.prepare.iter().chain(plan.meanwhile.iter()).nth(index));
         effect.map_or_else(|| "prepare".into(), |effect| describe_effect(&effect))
+    }
+
+    /// What failed of the network: which request of which exchange, both from 1, in the index's halves.
+    pub(crate) fn describe_network(&self, index: u32) -> String {
+        let exchange = (index >> 16).checked_sub(1).and_then(|n| self.exchanges.get(n as usize));
+        match exchange.map(|steps| (index & 0xffff).checked_sub(1).and_then(|n| steps.get(n as usize))) {
+            Some(Some(step)) => step.clone(),
+            Some(None) => "configure the network".into(),
+            None => "make the network namespace".into(),
+        }
     }
 
     pub(crate) fn has_user_namespace(&self) -> bool {
@@ -158,6 +170,7 @@ fn describe(step: &Step<'_>) -> String {
             format!("set {} to {:?}", text(path), String::from_utf8_lossy(value))
         }
         Step::AwaitNetwork {} => "enter the network namespace that was made meanwhile".into(),
+        Step::ShareNetwork {} => "hand the network namespace to the supervisor".into(),
         Step::AwaitCgroups {} => "wait for the cgroups".into(),
         Step::JoinCgroup { path } => format!("join the cgroup by {}", text(path)),
         Step::Unshare { flags } => format!("unshare namespaces {flags:#x}"),

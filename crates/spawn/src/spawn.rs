@@ -10,6 +10,7 @@ use crate::exec::Told;
 use crate::id_map::{IdMap, IdRange};
 use crate::mounts::{Attributes, Kind as MountKind, Mount, Overlay, Root};
 use crate::namespaces::Namespaces;
+use crate::network::{Exchange, Relay, Release, attendant_filter, socket_address};
 use crate::plan::{Many, Plan};
 use crate::program;
 use crate::reactor::Reactor;
@@ -21,7 +22,8 @@ use std::ffi::{CString, OsStr, OsString};
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -71,6 +73,10 @@ pub struct Spawn {
     rehearsal: bool,
     held: Vec<OwnedFd>,
     log: Option<(PathBuf, u64)>,
+    exchanges: Vec<Exchange>,
+    relays: Vec<Relay>,
+    release: Vec<Release>,
+    network: Option<OwnedFd>,
 }
 
 /// PATH of an environment without one.
@@ -108,6 +114,10 @@ impl Spawn {
             rehearsal: false,
             held: Vec::new(),
             log: None,
+            exchanges: Vec::new(),
+            relays: Vec::new(),
+            release: Vec::new(),
+            network: None,
         }
     }
 
@@ -246,7 +256,32 @@ impl Spawn {
         self
     }
 
-    /// A descriptor that the supervisor keeps open until everything is taken back: a lock, for one. At most four.
+    /// More requests to the kernel about the network namespace that it gets, after [`netlink`](Self::netlink), in order. The supervisor
+    /// makes that namespace, so they can't be had with an [`id_map`](Self::id_map).
+    pub fn exchange(mut self, exchange: Exchange) -> Self {
+        self.exchanges.push(exchange);
+        self
+    }
+
+    /// A port of this host that is answered inside. At most 64.
+    pub fn relay(mut self, relay: Relay) -> Self {
+        self.relays.push(relay);
+        self
+    }
+
+    /// One more thing that the living supervisor takes back, in order, before every [`undo`](Self::undo).
+    pub fn release(mut self, release: Release) -> Self {
+        self.release.push(release);
+        self
+    }
+
+    /// Instead of a network namespace of its own, one that is there. Needs [`Namespaces::NETWORK`], and no [`id_map`](Self::id_map).
+    pub fn network_namespace(mut self, namespace: OwnedFd) -> Self {
+        self.network = Some(namespace);
+        self
+    }
+
+    /// A descriptor that the supervisor keeps open until everything is taken back: a lock, for one. With sockets of relays at most 64.
     pub fn hold(mut self, fd: OwnedFd) -> Self {
         self.held.push(fd);
         self
@@ -300,7 +335,9 @@ impl Spawn {
     /// Starts it; the answer is a future, and can be waited for without a runtime too.
     pub fn start(self) -> Result<Starting, Error> {
         let plan = self.plan()?;
-        start(plan, &self.command.stdio, &self.held, !self.detached)
+        let relays = self.relays.iter().map(|relay| relay.socket.as_fd());
+        let held: Vec<_> = self.held.iter().chain(&self.network).map(AsFd::as_fd).chain(relays).collect();
+        start(plan, &self.command.stdio, &held, !self.detached)
     }
 
     /// Performs all of it but the command, and takes it back: tells whether this machine does what the description asks for. Blocks until
@@ -408,13 +445,14 @@ fn left_is_an_error(left: Vec<crate::child::Left>) -> Result<(), Error> {
     }
 }
 
-fn start(plan: Plan, stdio: &[Stdio; 3], held: &[OwnedFd], lifeline: bool) -> Result<Starting, Error> {
+fn start(plan: Plan, stdio: &[Stdio; 3], held: &[BorrowedFd<'_>], lifeline: bool) -> Result<Starting, Error> {
     let ends = Ends::open(stdio)?;
     let pidfd = program::start(ends.control)?;
     // A first life makes a thread, while the supervisor comes up.
     let reactor = Reactor::get().map_err(|e| attempted("start a thread", e))?;
     let connection = Connection::new(ends.socket, Some(pidfd));
-    let fds: Vec<_> = std::iter::once(&ends.owner).chain(&ends.theirs).chain(held).map(AsFd::as_fd).collect();
+    let ours = std::iter::once(&ends.owner).chain(&ends.theirs).map(AsFd::as_fd);
+    let fds: Vec<_> = ours.chain(held.iter().copied()).collect();
     connection.send(Kind::Plan, &plan.bytes, &fds).map_err(|e| attempted("send the plan to the supervisor", e))?;
     reactor.watch_supervisor(&connection).map_err(|e| attempted("watch the supervisor", e))?;
     Ok(Starting { connection, what: Arc::new(What::Plan(plan)), lifeline, pipes: Some(pipes(ends.ours)?) })
@@ -539,6 +577,9 @@ impl Drop for Starting {
     }
 }
 
+/// The first descriptor of a plan behind the owner's pidfd and the three streams.
+const FIRST_HELD: u32 = 4;
+
 fn is_proc(mount: &MountKind) -> bool {
     matches!(mount, MountKind::Filesystem { filesystem, .. } if filesystem == "proc")
 }
@@ -588,8 +629,17 @@ impl Lowering {
     }
 
     fn lower(mut self, spawn: &Spawn) -> Result<Plan, Error> {
-        if spawn.held.len() > 4 {
-            self.problems.push("at most four descriptors can be held".into());
+        if spawn.held.len() + spawn.relays.len() > 64 {
+            self.problems
+                .push(format!("at most 64 locks and relayed ports are held, and these are {}", spawn.held.len() + spawn.relays.len()));
+        }
+        let own = makes_network_meanwhile(spawn);
+        if (!spawn.exchanges.is_empty() || spawn.network.is_some()) && !own {
+            self.problems
+                .push("a network namespace can be configured further, or given, where the supervisor makes it: without an id map".into());
+        }
+        if !spawn.relays.is_empty() && !spawn.namespaces.contains(Namespaces::NETWORK) {
+            self.problems.push("a port is relayed into a network namespace: ask for one".into());
         }
         if spawn.command.stdio[0].is_log() {
             self.problems.push("standard input can't be a log".into());
@@ -673,6 +723,9 @@ impl Lowering {
         }
         if let (Some((messages, count)), false) = (&spawn.netlink, makes_network_meanwhile(spawn)) {
             self.steps.push(Step::Netlink { messages, count: *count });
+        }
+        if !spawn.relays.is_empty() && !makes_network_meanwhile(spawn) {
+            self.steps.push(Step::ShareNetwork {});
         }
         if spawn.effects.iter().any(|effect| waits_for_joining(spawn, effect)) {
             self.steps.push(Step::AwaitCgroups {});
@@ -947,13 +1000,49 @@ impl Lowering {
         if !self.problems.is_empty() {
             return Err(Error::Invalid { problems: self.problems });
         }
+        let mut more = Many::default();
+        for exchange in &spawn.exchanges {
+            more.push(wire::Exchange {
+                inside: exchange.inside,
+                protocol: exchange.protocol,
+                messages: &exchange.messages,
+                count: exchange.steps.len() as u32,
+                namespace_at: exchange.namespace_at.map_or(u32::MAX, |at| at as u32),
+                lenient: exchange.lenient,
+                end: PhantomData,
+            });
+        }
+        let first = FIRST_HELD + (spawn.held.len() + usize::from(spawn.network.is_some())) as u32;
+        let mut listeners = Many::default();
+        for (n, relay) in spawn.relays.iter().enumerate() {
+            let target = socket_address(relay.to);
+            listeners.push(wire::Listener { fd: first + n as u32, protocol: relay.protocol, target: &target, end: PhantomData });
+        }
+        let mut release = Many::default();
+        for what in &spawn.release {
+            match what {
+                Release::Netlink { protocol, messages, count } => {
+                    release.push(wire::Release::Netlink { protocol: *protocol, messages, count: *count });
+                }
+                Release::RemoveFile(path) => {
+                    let path = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+                    release.push(wire::Release::RemoveFile { path: &path });
+                }
+            }
+        }
         let user = if id_map.is_some() { Namespaces::USER } else { Namespaces::none() };
         // The cgroup namespace is unshared when its root, the container's cgroup, is joined.
         let mut later = Namespaces::CGROUP;
         let network = makes_network_meanwhile(spawn).then(|| {
             later = later | Namespaces::NETWORK;
             let (messages, count) = spawn.netlink.as_ref().map_or((&[][..], 0), |(messages, count)| (messages, *count));
-            wire::Network { messages, count, end: PhantomData }
+            let given = spawn.network.as_ref().map(|_| FIRST_HELD + spawn.held.len() as u32);
+            wire::Network { messages, count, more: more.list(), given, end: PhantomData }
+        });
+        let attendant = (command && !spawn.relays.is_empty()).then(|| wire::Attendant {
+            filter: attendant_filter().as_bytes(),
+            listeners: listeners.list(),
+            end: PhantomData,
         });
         let plan = wire::Plan {
             version: wire::VERSION,
@@ -978,10 +1067,13 @@ impl Lowering {
             detached: spawn.detached,
             at_end: spawn.at_end,
             log: log.as_ref().map(|(path, capacity)| wire::Log { path, capacity: *capacity, streams, end: PhantomData }),
+            attendant,
+            release: release.list(),
             end: PhantomData,
         };
         let mut bytes = Vec::new();
         plan.put(&mut bytes);
-        Ok(Plan { bytes })
+        let exchanges = spawn.exchanges.iter().map(|exchange| exchange.steps.clone()).collect();
+        Ok(Plan { bytes, exchanges })
     }
 }

@@ -22,6 +22,7 @@
 // A step's fields are a function's arguments.
 #![allow(clippy::too_many_arguments)]
 
+mod attendant;
 mod collect;
 mod exec;
 mod execute;
@@ -46,7 +47,7 @@ mod user;
 mod watch;
 mod wire;
 
-use system_call::{Errno, Fd, Received, chdir, close_range, exit, map, prctl, receive_message, reset_signals, setsid, umask};
+use system_call::{Errno, Fd, Planned, chdir, close_range, exit, map, prctl, receive_message, reset_signals, setsid, umask};
 use wire::{Field, HEADER, Kind, MAX_PLAN, Plan, Reader, VERSION};
 
 /// The control socket.
@@ -72,8 +73,8 @@ extern "C" fn main(_stack: usize) -> ! {
 }
 
 #[inline(never)]
-fn receive_plan() -> Result<(Plan<'static>, Received), Errno> {
-    let mut fds = Received::new();
+fn receive_plan() -> Result<(Plan<'static>, Planned), Errno> {
+    let mut fds = Planned::for_a_plan();
     let mut header = [0; HEADER];
     let mut have = 0;
     while have < HEADER {

@@ -4,12 +4,13 @@ use crate::failure::{Failure, Fault};
 use crate::mounts::{Mounts, Overlay, new_filesystem, new_overlay};
 use crate::network;
 use crate::prepare::write_file;
+use crate::report;
 use crate::system_call::{
     AT_FDCWD, CLONE_NEWNET, Errno, Fd, Received, capset, chdir, chmod_descriptor, clone_tree, close, fchdir, fchownat, fstat, getcwd,
     mount, open, openat2, prctl, receive_message, resolve, set_rlimit, set_seccomp_filter, sethostname, setns, umask, unshare,
 };
 use crate::user::{self, User};
-use crate::wire::{List, Owner, Reader, Step, cause, create, stage};
+use crate::wire::{List, Owner, Reader, Report, Step, cause, create, stage};
 use core::ffi::CStr;
 
 const SIGKILL: u32 = 9;
@@ -82,6 +83,7 @@ impl Inside {
             Step::Hostname { name } => Ok(sethostname(name)?),
             Step::AwaitNetwork {} => Ok(setns(self.await_word()?.ok_or(Errno::EPROTO)?, CLONE_NEWNET)?),
             Step::Netlink { messages, count } => network::netlink(messages, count),
+            Step::ShareNetwork {} => self.share_network(),
             Step::Sysctl { path, value } => self.mounts.sysctl(path, value),
             Step::AwaitCgroups {} => self.await_word().map(|_| ()),
             Step::JoinCgroup { path } => Ok(write_file(path, b"0")?),
@@ -109,6 +111,15 @@ impl Inside {
             }
             Step::Never(_, never) => match never {},
         }
+    }
+
+    fn share_network(&self) -> Result<(), Fault> {
+        let namespace = |path| openat2(AT_FDCWD, path, open::READ, 0, 0);
+        let (network, user) = (namespace(c"/proc/self/ns/net")?, namespace(c"/proc/self/ns/user")?);
+        report::send(self.supervisor, &Report::Network {}, &[network, user]);
+        close(network);
+        close(user);
+        Ok(())
     }
 
     /// Waits until the supervisor has done what it does meanwhile; with its word may come a descriptor.

@@ -13,13 +13,13 @@ use crate::failure::{Failure, Fault};
 use crate::log::{Begun, Log};
 use crate::peer::{Next, Peer, answer_to, answer_with, answers_to};
 use crate::system_call::{
-    Cloned, Errno, Fd, POLLIN, Pages, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit, getpid, getuid,
-    listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, reap, receive_message, release_memory, send_message,
-    setresgid, setresuid, setsid, socketpair, wait_any, wait_pidfd,
+    AT_FDCWD, Cloned, Errno, Fd, POLLIN, Pages, Planned, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit,
+    getpid, getuid, listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, reap, receive_message,
+    release_memory, send_message, setresgid, setresuid, setsid, socketpair, unlinkat, wait_any, wait_pidfd,
 };
 use crate::text::Buffer;
-use crate::wire::{self, Answer, Field, Left, List, Out, Plan, Reader, Report, Request, cause, killed_by, stage};
-use crate::{CONTROL, id_map, init, network, prepare, report, step};
+use crate::wire::{self, Answer, Field, Left, List, Out, Plan, Reader, Release, Report, Request, cause, killed_by, stage};
+use crate::{CONTROL, attendant, id_map, init, network, prepare, report, step};
 use core::marker::PhantomData;
 
 const SIGKILL: u32 = 9;
@@ -34,6 +34,8 @@ const MANY: usize = FEW + MAX_CLIENTS + MAX_EXECS * POLLED;
 
 struct Watch<'a> {
     plan: &'a Plan<'a>,
+    /// What came with the plan.
+    fds: &'a [Fd],
     owner: Option<Fd>,
     log: Option<Log>,
     /// The owner, as long as it talks to us.
@@ -51,6 +53,7 @@ struct Watch<'a> {
     pid: u32,
     command: Option<(u32, Fd)>,
     report: Option<Fd>,
+    attendant: Option<Fd>,
     /// Whether [`Answer::Started`] or [`Answer::Failed`] was sent, or the first is held back.
     decided: bool,
     /// What is told with the last answer.
@@ -71,9 +74,10 @@ pub fn refuse(errno: Errno) {
 }
 
 /// Performs a plan from its first effect to the last undo.
-pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
+pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
     let mut watch = Watch {
         plan,
+        fds: fds.as_slice(),
         owner: fds.as_slice().first().copied(),
         log: None,
         peer: Some(Peer::new(CONTROL)),
@@ -87,6 +91,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Received) -> ! {
         pid: 0,
         command: None,
         report: None,
+        attendant: None,
         decided: false,
         held: None,
         detached: plan.detached,
@@ -170,8 +175,12 @@ impl Watch<'_> {
             close(into);
         }
         if let Some(network) = &self.plan.network {
-            let namespace = network::make(network).map_err(|fault| failure(stage::NETWORK, 0, fault))?;
+            let given = network.given.and_then(|index| fds.get(index as usize)).copied();
+            let namespace = network::make(network, given)?;
             let sent = hand_over(ours, namespace);
+            if let Some(attendant) = &self.plan.attendant {
+                self.attend(attendant, fds, namespace, None).map_err(|errno| failure(stage::ATTENDANT, 0, errno.into()))?;
+            }
             close(namespace);
             sent.map_err(|errno| failure(stage::NETWORK, 0, errno.into()))?;
         }
@@ -186,6 +195,54 @@ impl Watch<'_> {
             self.deadlines[0].0 = now().saturating_add(self.plan.wall.saturating_mul(MILLISECOND));
         }
         Ok(())
+    }
+
+    /// Starts the attendant, which from then on is the only one to have its sockets.
+    #[inline(never)]
+    fn attend(&mut self, attendant: &wire::Attendant<'_>, fds: &[Fd], namespace: Fd, user: Option<Fd>) -> Result<(), Errno> {
+        match clone(0, None)?.0 {
+            Cloned::Child => attendant::serve(attendant, fds, namespace, user),
+            Cloned::Parent { pidfd, .. } => self.attendant = Some(pidfd),
+        }
+        for listener in attendant.listeners.iter() {
+            if let Some(&f) = fds.get(listener.fd as usize) {
+                close(f);
+            }
+        }
+        Ok(())
+    }
+
+    /// A plain user's network namespace was made by the first process, in its user namespace; here are both.
+    #[inline(never)]
+    fn attend_to(&mut self, namespaces: &Received) {
+        if let (Some(attendant), &[network, user]) = (&self.plan.attendant, namespaces.as_slice()) {
+            let begun = self.attend(attendant, self.fds, network, Some(user));
+            if let Err(errno) = begun {
+                self.failed(&Failure { stage: stage::ATTENDANT, index: 0, fault: errno.into() });
+                self.kill(killed_by::NOBODY);
+            }
+        }
+        for &f in namespaces.as_slice() {
+            close(f);
+        }
+    }
+
+    /// Takes back what must not be taken back when somebody else may have it: as long as this process lives, nobody has.
+    fn release(&self) {
+        for release in self.plan.release.iter() {
+            // An element may be gone with the whole firewall, a file by somebody who swept.
+            let _ = match release {
+                Release::Netlink { protocol, messages, count } => network::talk(protocol, messages, count).is_ok(),
+                Release::RemoveFile { path } => unlinkat(AT_FDCWD, path, false).is_ok(),
+                Release::Never(_, never) => match never {},
+            };
+        }
+        if let Some(attendant) = self.attendant {
+            let _ = pidfd_send_signal(attendant, SIGKILL);
+            let mut ended = [PollFd { fd: attendant.0, events: POLLIN, revents: 0 }];
+            let _ = poll(&mut ended, None);
+            let _ = wait_pidfd(attendant);
+        }
     }
 
     /// Watches until the first process has ended.
@@ -418,8 +475,9 @@ impl Watch<'_> {
                     // While the kernel takes the namespaces down.
                     self.collect();
                 }
+                Ok(Report::Network {}) if !self.decided && self.attendant.is_none() => self.attend_to(&fds),
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
-                Ok(Report::Made { .. } | Report::Never(..)) | Err(_) => {}
+                Ok(Report::Network {} | Report::Made { .. } | Report::Never(..)) | Err(_) => {}
             },
             Ok(_) | Err(_) => {
                 self.close_report();
@@ -628,6 +686,7 @@ impl Watch<'_> {
                 self.answer(&answer);
             }
         }
+        self.release();
         let mut left = Leftovers { bytes: Buffer::new(), count: 0 };
         for effect in self.plan.undo.iter() {
             let done = match prepare::undo(&effect) {

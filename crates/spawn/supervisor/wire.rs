@@ -294,6 +294,31 @@ record! {
         at_end: bool,
         /// Keeps what is said on some of the standard streams.
         log: Option<Log<'a>>,
+        /// Who relays what the kernel alone doesn't bring into the container.
+        attendant: Option<Attendant<'a>>,
+        /// What the supervisor takes back first, and nobody in its place: who holds the locks may.
+        release: List<'a, Release<'a>>,
+    }
+}
+
+record! {
+    /// A process beside the supervisor that relays connections.
+    Attendant {
+        /// What it may still ask of the kernel.
+        filter: &'a [u8],
+        listeners: List<'a, Listener<'a>>,
+    }
+}
+
+record! {
+    /// A socket that came with the plan, and where what comes to it goes in the container's network namespace.
+    Listener {
+        /// Among the descriptors of the plan.
+        fd: u32,
+        /// 6 for TCP, which listens, or 17 for UDP.
+        protocol: u8,
+        /// `struct sockaddr_in` or `sockaddr_in6`.
+        target: &'a [u8],
     }
 }
 
@@ -303,6 +328,26 @@ record! {
         /// Netlink requests that configure it, and how many they are.
         messages: &'a [u8],
         count: u32,
+        /// What is asked of the kernel after that, in order.
+        more: List<'a, Exchange<'a>>,
+        /// The namespace isn't made: it is this descriptor among those of the plan.
+        given: Option<u32>,
+    }
+}
+
+record! {
+    /// Netlink requests, each of which asks for an acknowledgement.
+    Exchange {
+        /// Whether they are sent from inside the new namespace, or from the host's.
+        inside: bool,
+        /// The kind of netlink socket: 0 for rtnetlink, 12 for netfilter. Inside it is rtnetlink.
+        protocol: u32,
+        messages: &'a [u8],
+        count: u32,
+        /// Where in the messages the new namespace's descriptor is written; `u32::MAX` is nowhere.
+        namespace_at: u32,
+        /// Whether it is fine when they are refused.
+        lenient: bool,
     }
 }
 
@@ -392,6 +437,14 @@ choice! {
     }
 }
 
+choice! {
+    /// What only the living supervisor takes back, because another may have it since: elements of a firewall, addresses.
+    Release {
+        1 Netlink { protocol: u32, messages: &'a [u8], count: u32 }
+        2 RemoveFile { path: &'a CStr }
+    }
+}
+
 /// Where a [`Step`] may create its target.
 pub mod create {
     /// The target must be there.
@@ -469,6 +522,8 @@ choice! {
         /// A thread that moves itself needs no lock of the kernel's that waits for an RCU grace period, as a pid that somebody
         /// writes into `cgroup.procs` does: up to 15 ms. The first process has one thread.
         34 JoinCgroup { path: &'a CStr }
+        /// Hands the network namespace that this process made, and its user namespace, to the supervisor, whose attendant enters both.
+        35 ShareNetwork {}
     }
 }
 
@@ -563,6 +618,8 @@ pub mod stage {
     /// The namespaces of a container that are joined.
     pub const JOIN: u8 = 9;
     pub const LOG: u8 = 10;
+    /// The process that relays connections.
+    pub const ATTENDANT: u8 = 11;
 }
 
 /// What failed within a step, where its errno alone doesn't say.
@@ -647,6 +704,8 @@ choice! {
         3 Ended { status: i32 }
         /// The process that executes one more command, and its pidfd beside it: made by a helper that had to enter a user namespace before.
         4 Made { pid: u32 }
+        /// The network namespace that it made itself, and its user namespace, beside it: for the attendant.
+        5 Network {}
     }
 }
 

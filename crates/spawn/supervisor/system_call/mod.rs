@@ -57,6 +57,8 @@ impl Errno {
     pub const ETOOMANYREFS: Self = Self(109);
     pub const ECONNRESET: Self = Self(104);
     pub const ESRCH: Self = Self(3);
+    pub const ECONNABORTED: Self = Self(103);
+    pub const EINPROGRESS: Self = Self(115);
 }
 
 pub type Result<T> = core::result::Result<T, Errno>;
@@ -336,6 +338,8 @@ const MSG_CMSG_CLOEXEC: usize = 0x40000000;
 
 /// Descriptors that one message may carry.
 pub const MAX_FDS: usize = 8;
+/// Descriptors that come with a plan.
+pub const MAX_PLANNED: usize = 72;
 
 /// Two ends that keep messages apart.
 pub fn socketpair() -> Result<(Fd, Fd)> {
@@ -370,17 +374,99 @@ pub fn accept(f: Fd) -> Result<Fd> {
 pub fn peer_uid(f: Fd) -> Result<u32> {
     let mut credentials = [0u32; 3];
     let mut length = size_of_val(&credentials) as u32;
-    const SOL_SOCKET: usize = 1;
     const SO_PEERCRED: usize = 17;
     call(number::GETSOCKOPT, [f.0 as usize, SOL_SOCKET, SO_PEERCRED, credentials.as_mut_ptr() as usize, &raw mut length as usize, 0])?;
     Ok(credentials[1])
 }
 
-/// A NETLINK_ROUTE socket.
-pub fn netlink_socket() -> Result<Fd> {
+/// A netlink socket of this protocol.
+pub fn netlink_socket(protocol: u32) -> Result<Fd> {
     const AF_NETLINK: usize = 16;
     const SOCK_RAW: usize = 3;
-    fd(call(number::SOCKET, [AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0, 0, 0, 0]))
+    fd(call(number::SOCKET, [AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol as usize, 0, 0, 0]))
+}
+
+/// A socket of the family of an address (struct sockaddr_in or sockaddr_in6), for a stream or for datagrams, which never waits.
+pub fn socket(address: &[u8], stream: bool) -> Result<Fd> {
+    const SOCK_DGRAM: usize = 2;
+    let family = u16::from_ne_bytes(address.get(..2).and_then(|f| f.try_into().ok()).ok_or(Errno::EINVAL)?);
+    let kind = if stream { SOCK_STREAM } else { SOCK_DGRAM };
+    fd(call(number::SOCKET, [usize::from(family), kind | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, 0, 0, 0]))
+}
+
+/// connect(2).
+pub fn connect(f: Fd, address: &[u8]) -> Result<()> {
+    unit(call(number::CONNECT, [f.0 as usize, address.as_ptr() as usize, address.len(), 0, 0, 0]))
+}
+
+/// shutdown(2) of the sending half.
+pub fn shutdown_writing(f: Fd) {
+    let _ = call(number::SHUTDOWN, [f.0 as usize, 1, 0, 0, 0, 0]);
+}
+
+const SOL_SOCKET: usize = 1;
+
+/// The error that waits at a socket, as SO_ERROR; 0 is none.
+pub fn socket_error(f: Fd) -> i32 {
+    const SO_ERROR: usize = 4;
+    let mut error = 0i32;
+    let mut length = 4u32;
+    let asked = call(number::GETSOCKOPT, [f.0 as usize, SOL_SOCKET, SO_ERROR, &raw mut error as usize, &raw mut length as usize, 0]);
+    if asked.is_ok() { error } else { Errno::EINVAL.0 }
+}
+
+/// Closing the connection resets it: SO_LINGER of nothing.
+pub fn reset_at_close(f: Fd) {
+    const SO_LINGER: usize = 13;
+    let linger = [1i32, 0];
+    let _ = call(number::SETSOCKOPT, [f.0 as usize, SOL_SOCKET, SO_LINGER, linger.as_ptr() as usize, 8, 0]);
+}
+
+/// recvfrom(2) without waiting: how many bytes, and how long the address is.
+pub fn receive_from(f: Fd, into: &mut [u8], address: &mut [u8; 28]) -> Result<(usize, usize)> {
+    let mut length = address.len() as u32;
+    let place = address.as_mut_ptr() as usize;
+    let n = call(number::RECVFROM, [f.0 as usize, into.as_mut_ptr() as usize, into.len(), MSG_DONTWAIT, place, &raw mut length as usize])?;
+    Ok((n, (length as usize).min(address.len())))
+}
+
+/// sendto(2) without waiting; without an address to whom the socket is connected.
+pub fn send_to(f: Fd, bytes: &[u8], address: &[u8]) -> Result<usize> {
+    let to = if address.is_empty() { 0 } else { address.as_ptr() as usize };
+    call(number::SENDTO, [f.0 as usize, bytes.as_ptr() as usize, bytes.len(), MSG_DONTWAIT | MSG_NOSIGNAL, to, address.len()])
+}
+
+/// A pipe whose ends never wait.
+pub fn pipe_now() -> Result<(Fd, Fd)> {
+    let mut ends = [0i32; 2];
+    call(number::PIPE2, [ends.as_mut_ptr() as usize, (open::CLOEXEC | open::NONBLOCK) as usize, 0, 0, 0, 0])?;
+    Ok((Fd(ends[0]), Fd(ends[1])))
+}
+
+/// splice(2) between a pipe and something else, without waiting.
+pub fn splice(from: Fd, to: Fd, most: usize) -> Result<usize> {
+    const MOVE_NONBLOCK: usize = 3;
+    loop {
+        match call(number::SPLICE, [from.0 as usize, 0, to.0 as usize, 0, most, MOVE_NONBLOCK]) {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// As many descriptors as this process may have.
+pub fn raise_descriptor_limit() {
+    const NOFILE: usize = 7;
+    let mut limit = [0u64; 2];
+    if call(number::PRLIMIT64, [0, NOFILE, 0, limit.as_mut_ptr() as usize, 0, 0]).is_ok() {
+        let _ = set_rlimit(NOFILE as u32, limit[1], limit[1]);
+    }
+}
+
+/// sigaction(2) with SIG_IGN.
+pub fn ignore_signal(signal: usize) {
+    let ignore = [1usize, 0, 0, 0];
+    let _ = call(number::RT_SIGACTION, [signal, ignore.as_ptr() as usize, 0, 8, 0, 0]);
 }
 
 /// send(2).
@@ -400,11 +486,11 @@ struct MessageHeader {
 }
 
 #[repr(C, align(8))]
-struct Control {
+struct Control<const N: usize> {
     length: usize,
     level: i32,
     kind: i32,
-    fds: [i32; MAX_FDS],
+    fds: [i32; N],
 }
 
 const CONTROL_HEADER: usize = 16;
@@ -430,16 +516,16 @@ pub fn send_message(f: Fd, first: &[u8], second: &[u8], fds: &[Fd], wait: bool) 
 }
 
 /// recvmsg(2): bytes, and descriptors appended to `fds`; `Ok(0)` is the end.
-pub fn receive_message(f: Fd, into: &mut [u8], fds: &mut Received, wait: bool) -> Result<usize> {
+pub fn receive_message<const N: usize>(f: Fd, into: &mut [u8], fds: &mut Received<N>, wait: bool) -> Result<usize> {
     let vectors = [into.as_mut_ptr() as usize, into.len()];
-    let mut control = Control { length: 0, level: 0, kind: 0, fds: [-1; MAX_FDS] };
+    let mut control = Control { length: 0, level: 0, kind: 0, fds: [-1; N] };
     let mut message = MessageHeader {
         name: 0,
         name_length: 0,
         vectors: vectors.as_ptr() as usize,
         vector_count: 1,
         control: &raw mut control as usize,
-        control_length: size_of::<Control>(),
+        control_length: size_of::<Control<N>>(),
         flags: 0,
     };
     let flags = MSG_CMSG_CLOEXEC | if wait { 0 } else { MSG_DONTWAIT };
@@ -450,7 +536,7 @@ pub fn receive_message(f: Fd, into: &mut [u8], fds: &mut Received, wait: bool) -
         }
     };
     if message.control_length >= CONTROL_HEADER && control.level == 1 && control.kind == 1 {
-        let count = (control.length.saturating_sub(CONTROL_HEADER) / 4).min(MAX_FDS);
+        let count = (control.length.saturating_sub(CONTROL_HEADER) / 4).min(N);
         for &number in &control.fds[..count] {
             fds.push(Fd(number));
         }
@@ -459,21 +545,33 @@ pub fn receive_message(f: Fd, into: &mut [u8], fds: &mut Received, wait: bool) -
 }
 
 /// Descriptors that came beside bytes.
-pub struct Received {
-    fds: [Fd; MAX_FDS],
+pub struct Received<const N: usize = MAX_FDS> {
+    fds: [Fd; N],
     count: usize,
 }
 
 impl Received {
+    pub const fn new() -> Self {
+        Self { fds: [Fd(-1); MAX_FDS], count: 0 }
+    }
+}
+
+/// Those of a plan.
+pub type Planned = Received<MAX_PLANNED>;
+
+impl Planned {
+    pub const fn for_a_plan() -> Self {
+        Self { fds: [Fd(-1); MAX_PLANNED], count: 0 }
+    }
+}
+
+impl<const N: usize> Received<N> {
     /// Closes them all.
     pub fn close(&mut self) {
         self.as_slice().iter().for_each(|&f| close(f));
         self.count = 0;
     }
 
-    pub const fn new() -> Self {
-        Self { fds: [Fd(-1); MAX_FDS], count: 0 }
-    }
     fn push(&mut self, f: Fd) {
         match self.fds.get_mut(self.count) {
             Some(slot) => {
@@ -500,6 +598,7 @@ pub struct PollFd {
 }
 
 pub const POLLIN: i16 = 1;
+pub const POLLOUT: i16 = 4;
 
 /// ppoll(2); `None` waits for ever.
 pub fn poll(fds: &mut [PollFd], nanoseconds: Option<u64>) -> Result<usize> {

@@ -16,6 +16,11 @@ pub(super) mod number {
     pub(in super::super) const PWRITE64: usize = 18;
     pub(in super::super) const GETPID: usize = 39;
     pub(in super::super) const SOCKET: usize = 41;
+    pub(in super::super) const CONNECT: usize = 42;
+    pub(in super::super) const RECVFROM: usize = 45;
+    pub(in super::super) const SHUTDOWN: usize = 48;
+    pub(in super::super) const SETSOCKOPT: usize = 54;
+    pub(in super::super) const SPLICE: usize = 275;
     pub(in super::super) const SENDTO: usize = 44;
     pub(in super::super) const SENDMSG: usize = 46;
     pub(in super::super) const RECVMSG: usize = 47;
