@@ -38,6 +38,20 @@ const TOOLS: &[Tool] = &[
     tool("strip", "binutils", "makes the virtual machine's test programs small"),
 ];
 
+/// What `cargo xtask bench pull` compares with, and what it needs itself. Nothing else needs the engines.
+const PEERS: &[Tool] = &[
+    tool("docker-registry", "docker-registry", "the registry that is pulled from"),
+    tool("skopeo", "skopeo", "fills the registry; fetches for umoci"),
+    tool("debootstrap", "debootstrap", "the image"),
+    tool("mkfs.ext4", "e2fsprogs", "the file system that is measured"),
+    tool("ip", "iproute2", "a network namespace's loopback"),
+    tool("podman", "podman", "a peer"),
+    tool("dockerd", "docker.io", "a peer"),
+    tool("containerd", "containerd", "a peer"),
+    tool("unpigz", "pigz", "makes containerd faster"),
+    tool("umoci", "umoci", "a peer"),
+];
+
 const HELP: &str = "\
 Looks for the programs that tests and tasks need. As root on Debian or Ubuntu it installs what is missing.
 
@@ -67,7 +81,16 @@ pub(crate) fn main(arguments: &[String]) -> Result {
 
 /// Installs what is missing, once a run, and returns the packages that are missing still.
 pub(crate) fn install() -> Vec<&'static str> {
-    let missing = missing();
+    install_all(TOOLS)
+}
+
+/// The same for the peers of `bench pull`; who is missing still is absent from the measurement, and named there.
+pub(crate) fn install_peers() {
+    let _ = install_all(PEERS);
+}
+
+fn install_all(tools: &[Tool]) -> Vec<&'static str> {
+    let missing = missing(tools);
     if missing.is_empty() {
         return missing;
     }
@@ -83,15 +106,15 @@ pub(crate) fn install() -> Vec<&'static str> {
             }
         }
     }
-    let missing = self::missing();
+    let missing = self::missing(tools);
     if !missing.is_empty() {
         println!("   {}", remedy(&missing));
     }
     missing
 }
 
-fn missing() -> Vec<&'static str> {
-    let mut packages: Vec<&str> = TOOLS.iter().filter(|tool| !present(tool)).map(|tool| tool.package).collect();
+fn missing(tools: &[Tool]) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = tools.iter().filter(|tool| !present(tool)).map(|tool| tool.package).collect();
     packages.dedup();
     packages
 }
