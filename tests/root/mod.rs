@@ -2,3 +2,4 @@
 
 mod fixtures;
 mod store;
+mod tar_readers;
