@@ -3,3 +3,4 @@
 mod fixtures;
 mod full_disk;
 mod store;
+mod tar_readers;

@@ -36,6 +36,7 @@ pub(crate) mod place;
 pub(crate) mod program;
 pub(crate) mod registry;
 pub(crate) mod rootfs;
+pub(crate) mod tree;
 
 use needs::Need;
 use std::path::PathBuf;
@@ -113,6 +114,8 @@ pub(crate) fn met(need: Need) -> bool {
         Need::LinuxLibcDev => std::fs::metadata("/usr/include/linux/audit.h").is_ok(),
         // Whether the kernel has it is known only to who tries; the one test of it does.
         Need::Ia32Emulation => cfg!(target_arch = "x86_64"),
+        Need::Go => program::find("go").is_some(),
+        Need::Corpora => corpora().join("complete").is_file(),
         Need::Repository => repository().join("deny.toml").is_file(),
     }
 }
@@ -129,6 +132,13 @@ pub(crate) fn fixtures() -> PathBuf {
     // A plain user in CI gets it read-only, with everything in it.
     let _ = std::fs::create_dir_all(&directory);
     directory
+}
+
+/// Where `cargo xtask tools` brings archives that nobody here wrote.
+pub(crate) fn corpora() -> PathBuf {
+    let directory = fixtures().join("corpora");
+    // Without xtask around the test: where xtask puts them.
+    if directory.is_dir() { directory } else { repository().join("target/fixtures/corpora") }
 }
 
 /// This repository.

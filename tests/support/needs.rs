@@ -55,6 +55,10 @@ pub(crate) enum Need {
     LinuxLibcDev,
     /// A kernel that runs 32-bit programs of x86.
     Ia32Emulation,
+    /// Go, whose reader of tar archives is an oracle.
+    Go,
+    /// Archives that nobody here wrote: `cargo xtask tools` fetches them.
+    Corpora,
     /// The sources beside the test: it reads this repository.
     Repository,
 }
@@ -105,6 +109,8 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::Python3, "python3", &[Root, User, NoSub]),
     (Need::LinuxLibcDev, "linux-libc-dev", &[Root, User, NoSub]),
     (Need::Ia32Emulation, "config-ia32-emulation", &[]),
+    (Need::Go, "go", &[Root, User, NoSub]),
+    (Need::Corpora, "corpora", &[Root]),
     (Need::Repository, "repository", &[Root]),
 ];
 

@@ -5,6 +5,7 @@
 
 mod bench;
 mod binaries;
+mod corpora;
 mod cpio;
 mod dist;
 mod fuzz;

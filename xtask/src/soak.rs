@@ -6,7 +6,7 @@
 use crate::process::{Run, write};
 use crate::report::Report;
 use crate::test::own_tier;
-use crate::{Result, binaries, fuzz, metadata, tiers, tools, wants_help};
+use crate::{Result, binaries, corpora, fuzz, metadata, tiers, tools, wants_help};
 use std::time::{Duration, Instant};
 
 const HELP: &str = "\
@@ -34,6 +34,7 @@ pub(crate) fn main(arguments: &[String]) -> Result {
         }
     }
     tools::install();
+    corpora::fetch();
     tiers::adopt_orphans();
     let program = binaries::program()?;
     let binaries = binaries::build()?;

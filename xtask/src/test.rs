@@ -4,7 +4,7 @@ use crate::needs::Tier;
 use crate::no_c::NoC;
 use crate::process::{Run, is_root};
 use crate::report::Report;
-use crate::{Result, binaries, fuzz, in_ci, metadata, packages, scratch, supervisor, tiers, tools, vm, wants_help};
+use crate::{Result, binaries, corpora, fuzz, in_ci, metadata, packages, scratch, supervisor, tiers, tools, vm, wants_help};
 use std::time::Instant;
 
 /// How a step ended, where it didn't fail.
@@ -156,6 +156,7 @@ pub(crate) fn own_tier() -> Tier {
 fn tools_step() -> Result<Outcome> {
     let missing = tools::install();
     tools::components();
+    corpora::fetch();
     if missing.is_empty() {
         return Ok(Outcome::Passed);
     }

@@ -3,7 +3,7 @@
 //! Nothing here fails only because something is missing: who needs it says so, by an error or by a counted skip.
 
 use crate::process::{Run, find, is_root};
-use crate::{Result, metadata, wants_help};
+use crate::{Result, corpora, metadata, wants_help};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -36,6 +36,10 @@ const TOOLS: &[Tool] = &[
     tool("qemu-system-x86_64", "qemu-system-x86", "the virtual machine with cgroup v2"),
     tool("mke2fs", "e2fsprogs", "the disk of the virtual machine"),
     tool("strip", "binutils", "makes the virtual machine's test programs small"),
+    tool("go", "golang-go", "an oracle: Go's reader of tar archives, and its test data"),
+    tool(TAR_SPLIT, "golang-github-vbatts-tar-split-dev", "tar archives that nobody here wrote"),
+    tool("/usr/lib/python3.11/test/testtar.tar", "libpython3.11-testsuite", "tar archives that nobody here wrote"),
+    tool("bzip2", "bzip2", "one of them is compressed by it"),
 ];
 
 /// What `cargo xtask bench pull` compares with, and what it needs itself. Nothing else needs the engines.
@@ -51,6 +55,7 @@ const PEERS: &[Tool] = &[
     tool("unpigz", "pigz", "makes containerd faster"),
     tool("umoci", "umoci", "a peer"),
 ];
+const TAR_SPLIT: &str = "/usr/share/gocode/src/github.com/vbatts/tar-split/tar/asm/testdata/t.tar.gz";
 
 const HELP: &str = "\
 Looks for the programs that tests and tasks need. As root on Debian or Ubuntu it installs what is missing.
@@ -66,6 +71,7 @@ pub(crate) fn main(arguments: &[String]) -> Result {
     }
     let missing = install();
     components();
+    corpora::fetch();
     for tool in TOOLS {
         let place = find(tool.program).map_or(String::from("MISSING"), |path| path.display().to_string());
         println!("{:<20} {:<32} {}", tool.program, place, tool.purpose);

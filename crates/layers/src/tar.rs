@@ -7,7 +7,11 @@
 //!
 //! - a PAX `size` always wins over the header's, and belongs to the next file, not to a GNU long name between them;
 //! - a link, directory, device or FIFO has no data, whatever its size field says;
-//! - two extended headers, two long names, or a PAX `path` and a different GNU long name for one entry are refused;
+//! - of two extended headers or two long names before one entry the last one alone counts, and one that is followed by the end of the
+//!   archive doesn't count;
+//! - a PAX `path` and a different GNU long name for one entry are refused;
+//! - a directory of GNU's incremental archives (`D`) is a directory, and its list of names is passed over;
+//! - an owner of 4294967295, which `chown(2)` takes for "leave it", is uid 0, and is named in [`Entry::unread`];
 //! - `path`, `linkpath`, `size` and sparse maps in a *global* header are refused;
 //! - after the first two zero blocks nothing counts (but it's still hashed).
 
@@ -29,9 +33,9 @@ pub struct Entry {
     pub kind: Kind,
     /// Permission bits with set-user-id, set-group-id and sticky: at most `0o7777`.
     pub mode: u32,
-    /// The owner. Never 4294967295, which `chown(2)` takes for "leave it".
+    /// The owner. Never 4294967295, which `chown(2)` takes for "leave it": that is 0, and is named in `unread`.
     pub uid: u32,
-    /// The group. Never 4294967295.
+    /// The group. Never 4294967295: that is 0, as for the owner.
     pub gid: u32,
     /// Last change of the contents.
     pub mtime: Timestamp,
@@ -41,7 +45,7 @@ pub struct Entry {
     pub size: u64,
     /// Extended attributes, by full name (`user.mime_type`); each name once.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Keys of extended header records with metadata that this reader doesn't carry (ACLs as text, file flags).
+    /// Metadata that this reader doesn't carry: keys of extended header records (ACLs as text, file flags), and owners that can't be.
     pub unread: Vec<String>,
     /// Where its header begins in the (inflated) archive, in bytes.
     pub offset: u64,
@@ -171,9 +175,6 @@ impl<R: BufRead> Reader<R> {
         loop {
             let start = self.offset;
             let Some(block) = self.header_block()? else {
-                if local.is_some() || long_name.is_some() || long_link.is_some() {
-                    return Err(self.malformed("an extended header is followed by no entry"));
-                }
                 self.ended = true;
                 return Ok(None);
             };
@@ -187,9 +188,6 @@ impl<R: BufRead> Reader<R> {
             let size = u64::try_from(size).map_err(|_| self.malformed("its size is negative"))?;
             match header.kind() {
                 b'x' | b'X' => {
-                    if local.is_some() {
-                        return Err(self.malformed("two extended headers for one entry"));
-                    }
                     let bytes = self.extension(size)?;
                     let mut records = Records::default();
                     records.read(&bytes).map_err(|what| self.malformed_at(start, what))?;
@@ -204,18 +202,8 @@ impl<R: BufRead> Reader<R> {
                     }
                     self.globals = globals;
                 }
-                b'L' => {
-                    let name = self.long_name(size)?;
-                    if long_name.replace(name).is_some() {
-                        return Err(self.malformed("two long names for one entry"));
-                    }
-                }
-                b'K' => {
-                    let name = self.long_name(size)?;
-                    if long_link.replace(name).is_some() {
-                        return Err(self.malformed("two long link targets for one entry"));
-                    }
-                }
+                b'L' => long_name = Some(self.long_name(size)?),
+                b'K' => long_link = Some(self.long_name(size)?),
                 _ => {
                     let records = match &local {
                         Some(local) => Cow::Owned(self.globals.overridden_by(local)),
@@ -334,7 +322,7 @@ impl<R: BufRead> Reader<R> {
                 let minor = self.device(header, 337, "minor device number")?;
                 if flag == b'3' { Kind::CharDevice(major, minor) } else { Kind::BlockDevice(major, minor) }
             }
-            b'5' => Kind::Directory,
+            b'5' | b'D' => Kind::Directory,
             b'6' => Kind::Fifo,
             b'V' => Kind::VolumeLabel,
             other => {
@@ -347,6 +335,11 @@ impl<R: BufRead> Reader<R> {
                 return Err(self.malformed_at(start, "it's a directory by its name and a file by its contents"));
             }
             kind = Kind::Directory;
+        }
+        if flag == b'D' {
+            self.remaining = size;
+            self.padding = padding(size);
+            self.skip_data()?;
         }
 
         let sparse = self.sparse_map(header, flag, records, size, &kind)?;
@@ -387,17 +380,18 @@ impl<R: BufRead> Reader<R> {
             Some(gid) => gid,
             None => self.field(header.number(116, 8), "group")?,
         };
+        let mut unread = records.unread.clone();
         Ok(Entry {
             path,
             kind,
             mode: (mode & 0o7777) as u32,
-            uid: self.id(uid, "owner")?,
-            gid: self.id(gid, "group")?,
+            uid: self.id(uid, "owner", &mut unread)?,
+            gid: self.id(gid, "group", &mut unread)?,
             mtime,
             atime: records.atime,
             size: logical,
             xattrs: records.xattrs.clone(),
-            unread: records.unread.clone(),
+            unread,
             offset: start,
         })
     }
@@ -409,11 +403,15 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn id(&self, id: i64, what: &str) -> Result<u32> {
-        // 2^32-1 means "don't change" to chown(2).
+    fn id(&self, id: i64, what: &str, unread: &mut Vec<String>) -> Result<u32> {
         match u32::try_from(id) {
-            Ok(id) if id != u32::MAX => Ok(id),
-            _ => Err(self.malformed(format!("its {what} {id} is outside 0 to 4294967294"))),
+            // "Don't change" to chown(2), so the file stays root's. GNU tar and Docker do the same, silently.
+            Ok(u32::MAX) => {
+                unread.push(format!("{what} {id}"));
+                Ok(0)
+            }
+            Ok(id) => Ok(id),
+            Err(_) => Err(self.malformed(format!("its {what} {id} is outside 0 to 4294967295"))),
         }
     }
 
@@ -745,7 +743,7 @@ fn number(field: &[u8]) -> std::result::Result<i64, &'static str> {
 }
 
 fn decimal(text: &[u8]) -> std::result::Result<i64, &'static str> {
-    if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return Err("isn't a decimal number");
     }
     text.iter().try_fold(0i64, |value, digit| value.checked_mul(10)?.checked_add(i64::from(digit - b'0'))).ok_or("doesn't fit into 63 bits")

@@ -481,3 +481,13 @@ fn an_error_names_the_layer_the_entry_and_the_place() {
     let error = unpack(&gzip(&archive)[..40], &scratch.path().join("layer"), &options()).unwrap_err();
     assert!(matches!(error, Error::Compression { .. }), "{error}");
 }
+
+#[test]
+fn an_owner_that_cannot_be_is_roots_and_is_on_record() {
+    let archive = Archive::new().pax(&[("uid", b"4294967295"), ("gid", b"4294967295")]).item(Item::new(b'0', "f").mode(0o644));
+    let (_scratch, root, report) = unpacked(archive);
+    let found = fs::metadata(root.join("f")).unwrap();
+    assert_eq!((found.uid(), found.gid()), (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
+    let what: Vec<&str> = report.skipped.iter().map(|skipped| skipped.what.as_str()).collect();
+    assert_eq!(what, ["owner 4294967295: not kept", "group 4294967295: not kept"]);
+}
