@@ -4,12 +4,13 @@ use crate::failure::{Failure, Fault};
 use crate::mounts::{Mounts, Overlay, new_filesystem, new_overlay};
 use crate::network;
 use crate::prepare::write_file;
+use crate::report;
 use crate::system_call::{
     AT_FDCWD, CLONE_NEWNET, Errno, Fd, Received, capset, chdir, chmod_descriptor, clone_tree, close, fchdir, fchownat, fstat, getcwd,
     mount, open, openat2, prctl, receive_message, resolve, set_rlimit, set_seccomp_filter, sethostname, setns, umask, unshare,
 };
 use crate::user::{self, User};
-use crate::wire::{List, Owner, Reader, Step, cause, create, stage};
+use crate::wire::{List, Owner, Reader, Report, Step, cause, create, stage};
 use core::ffi::CStr;
 
 const SIGKILL: u32 = 9;
@@ -107,8 +108,18 @@ impl Inside {
                 umask(mask);
                 Ok(())
             }
+            Step::AwaitExecute {} => self.await_execute(),
             Step::Never(_, never) => match never {},
         }
+    }
+
+    fn await_execute(&self) -> Result<(), Fault> {
+        // Who opens files in here looks at this process, as which there is nobody else in here yet.
+        prctl::set_dumpable(true)?;
+        report::send(self.supervisor, &Report::Created {}, &[]);
+        let word = self.await_word();
+        prctl::set_dumpable(false)?;
+        word.map(|_| ())
     }
 
     /// Waits until the supervisor has done what it does meanwhile; with its word may come a descriptor.
