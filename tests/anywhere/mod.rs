@@ -1,5 +1,7 @@
 //! Tests that pass for root and for a plain user alike.
 
+mod connect;
+mod copy;
 mod defaults;
 mod doctor;
 mod errors;

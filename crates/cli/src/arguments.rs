@@ -39,6 +39,7 @@ pub(crate) enum Command {
     /// List the containers that run, of this program and of others with the same --root
     Ps(List),
     Exec(Exec),
+    Cp(Copy),
     Stop(Stop),
     Kill(Kill),
     Doctor(Doctor),
@@ -454,6 +455,42 @@ pub(crate) struct Exec {
     /// The working directory; it must be there
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<PathBuf>,
+}
+
+const CP_AFTER: &str = "\
+A SOURCE that is a directory is copied under its name into a TARGET that is one; SOURCE/. means what is in it. A file gets the name of
+TARGET, or lies in it if that is a directory. What is there already is replaced. No directories are made above TARGET. - is a tar
+archive on standard input or output. What is copied belongs to the container's root, or to who runs this.
+
+Examples:
+  coracle cp app.conf 1f0c:/etc/app.conf
+  coracle cp 1f0c:/var/log/. logs
+  coracle cp 1f0c:/work - | tar -t";
+
+/// Copy files between a detached container and this machine
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "coracle cp [OPTIONS] CONTAINER:SOURCE TARGET|-\n       coracle cp [OPTIONS] SOURCE|- CONTAINER:TARGET",
+    after_help = CP_AFTER
+)]
+pub(crate) struct Copy {
+    /// Keep owners, by number, and set-id bits
+    #[arg(short, long)]
+    pub(crate) archive: bool,
+
+    /// Copy what SOURCE leads to, if it is a symlink
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+
+    /// Don't tell what was passed over
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    #[arg(value_name = "SOURCE", hide = true)]
+    pub(crate) source: OsString,
+
+    #[arg(value_name = "TARGET", hide = true)]
+    pub(crate) target: OsString,
 }
 
 /// Ask detached containers to end, and end them if they don't

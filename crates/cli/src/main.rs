@@ -6,6 +6,7 @@
 
 mod archives;
 mod arguments;
+mod cp;
 mod detached;
 mod doctor;
 mod environment;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(root, &arguments),
         Command::Ps(arguments) => ps::list(root, &arguments),
         Command::Exec(arguments) => exec::run(root, &arguments),
+        Command::Cp(arguments) => cp::run(root, &arguments),
         Command::Stop(arguments) => detached::stop(root, &arguments),
         Command::Kill(arguments) => detached::kill(root, &arguments),
     };

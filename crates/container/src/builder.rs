@@ -2,6 +2,7 @@
 
 use crate::command::{Command, command_setters};
 use crate::container::{self, Container};
+use crate::copy::CopyIn;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::exit::{ExitStatus, Output};
@@ -55,6 +56,7 @@ pub struct ContainerBuilder {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) best_effort: Vec<Control>,
     pub(crate) progress: Option<OnProgress>,
+    pub(crate) files: Vec<(CopyIn, PathBuf)>,
 }
 
 impl Container {
@@ -102,6 +104,7 @@ impl ContainerBuilder {
             labels: BTreeMap::new(),
             best_effort: Vec::new(),
             progress: None,
+            files: Vec::new(),
         }
     }
 
@@ -236,6 +239,14 @@ impl ContainerBuilder {
         self
     }
 
+    /// Puts a file or a tree in, when all mounts are there and before the command is executed:
+    /// `copy_in(b"listen = 8080\n", "/etc/app.conf")`, `copy_in(CopyIn::path("seed").owner(70, 70), "/var/lib/seed")`. In the order in which they are
+    /// named; what [`Container::copy_to`] says goes for it. A root that is to be read-only is still writable then.
+    pub fn copy_in(mut self, what: impl Into<CopyIn>, target: impl Into<PathBuf>) -> Self {
+        self.files.push((what.into(), target.into()));
+        self
+    }
+
     /// A label, for whoever lists containers.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(key.into(), value.into());
@@ -311,6 +322,7 @@ impl fmt::Debug for ContainerBuilder {
             .field("capabilities", &self.capabilities)
             .field("network", &self.network)
             .field("labels", &self.labels)
+            .field("files", &self.files)
             .finish_non_exhaustive()
     }
 }

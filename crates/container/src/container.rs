@@ -3,6 +3,7 @@
 use crate::background;
 use crate::builder::ContainerBuilder;
 use crate::complete::{self, Complete};
+use crate::copy::{self, CopyIn};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::exec::{ExecBuilder, ExecSummary};
@@ -13,7 +14,7 @@ use crate::lower::{self, Lowered};
 use crate::state::Description;
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
 use coracle_cgroups::{Enforced, Events, Refusal, Stat};
-use coracle_spawn::{Child, Ended, Log, Record, Signal};
+use coracle_spawn::{Child, Ended, Log, Record, Signal, Starting};
 use std::ffi::OsString;
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
@@ -170,6 +171,11 @@ impl Container {
         Logs::new(self.id.clone(), self.log.clone())
     }
 
+    /// Its inside, for what is opened and executed there.
+    pub(crate) fn interior(&self) -> coracle_spawn::Interior {
+        self.child.interior()
+    }
+
     /// The limits that hold, and by what.
     pub fn enforced(&self) -> &[Enforced] {
         &self.enforced
@@ -253,10 +259,27 @@ async fn plan(builder: &ContainerBuilder, defaults: &Defaults) -> Result<Lowered
     lower::lower(&engine, builder, checked, defaults).await
 }
 
+/// Puts files in, where there are any, before the command is executed.
+async fn executed(starting: Starting, files: Vec<(CopyIn, PathBuf)>) -> Result<Starting, Error> {
+    if files.is_empty() {
+        return Ok(starting);
+    }
+    let interior = poll_fn(|cx| starting.poll_created(cx)).await?;
+    let copied = copy::before_the_start(interior, files).await;
+    if copied.is_ok() {
+        starting.execute()?;
+        return Ok(starting);
+    }
+    // The answer comes when all is taken back.
+    starting.kill()?;
+    let _ = starting.await;
+    Err(copied.err().unwrap_or(Error::Lost))
+}
+
 /// Starts a container.
 pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
     let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log } = plan(&builder, defaults).await?;
-    let mut child = spawn.start()?.await?;
+    let mut child = executed(spawn.start()?, builder.files).await?.await?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     // Where too many descriptors of this user's were on their way for one more, the file is still there for a command that lives.
     let log = log.and_then(|path| child.log().or_else(|| Log::open(&path).ok()));
@@ -280,7 +303,8 @@ async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Resul
     let input = builder.command.take_input();
     let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log: _ } = plan(&builder, defaults).await?;
     // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
-    let Complete { child, stdout, stderr } = complete::run(spawn.told_at_end(true).start()?, input).await?;
+    let starting = executed(spawn.told_at_end(true).start()?, builder.files).await?;
+    let Complete { child, stdout, stderr } = complete::run(starting, input).await?;
     let (log, _last_words) = (None, None);
     let container =
         Container { child, id, stop_signal, enforced, waived, statistics, log, _last_words, stdin: None, stdout: None, stderr: None };

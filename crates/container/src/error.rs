@@ -3,7 +3,7 @@
 use crate::exit::ExitStatus;
 use crate::last_words;
 use coracle_cgroups::Refusal;
-use coracle_spawn::{ExecFault, Left, LogLine};
+use coracle_spawn::{ConnectFault, ExecFault, Left, LogLine};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -75,6 +75,20 @@ pub enum Error {
         /// What is left, and why.
         left: Vec<Left>,
     },
+    /// Nothing was connected to a port or socket inside.
+    Connect {
+        /// What was to be: `port 5432`, or a path.
+        to: String,
+        /// Why it isn't.
+        fault: ConnectFault,
+    },
+    /// Files of a container couldn't be read or written.
+    Copy {
+        /// What was tried, on what: `copy to /etc/app.conf in the container`.
+        attempted: String,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The supervisor was killed, and the container with it: how it ended isn't known.
     Lost,
     /// What the container says isn't kept.
@@ -107,6 +121,8 @@ impl fmt::Display for Error {
                 write!(f, "the container is gone, but these couldn't be removed:")?;
                 left.iter().try_for_each(|left| write!(f, " {} ({})", left.path.display(), left.error))
             }
+            Self::Connect { to, fault } => write!(f, "can't connect to {to} inside the container: {fault}"),
+            Self::Copy { attempted, source } => write!(f, "can't {attempted}: {source}"),
             Self::Lost => coracle_spawn::Error::Lost.fmt(f),
         }
     }
@@ -125,7 +141,7 @@ impl std::error::Error for Error {
             Self::Image(error) => error.source(),
             Self::Layers(error) => error.source(),
             Self::Start(error) => error.source(),
-            Self::State { source, .. } => Some(source),
+            Self::State { source, .. } | Self::Copy { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -147,6 +163,7 @@ impl From<coracle_spawn::Error> for Error {
     fn from(error: coracle_spawn::Error) -> Self {
         match error {
             coracle_spawn::Error::Lost => Self::Lost,
+            coracle_spawn::Error::Connect { to, fault } => Self::Connect { to, fault },
             coracle_spawn::Error::Invalid { problems } => {
                 Self::Description { problems: problems.into_iter().map(|what| Problem { what, remedy: None }).collect() }
             }
@@ -181,6 +198,7 @@ impl Error {
                     .into(),
             ),
             Self::Start(error) => error.remedy(),
+            Self::Connect { to, fault } => coracle_spawn::Error::Connect { to: to.clone(), fault: fault.clone() }.remedy(),
             Self::NotReady { .. } => Some("to run a command to its end and see what it said, use output() and not run()".into()),
             Self::NoSuchContainer { .. } => Some("`coracle ps` lists those that run".into()),
             Self::NotDetached { .. } => {
@@ -190,6 +208,12 @@ impl Error {
                 Some("choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT".into())
             }
             Self::NoLog { .. } => Some("start it with .stdout(Stdio::log()).stderr(Stdio::log()), as run() does by itself".into()),
+            Self::Copy { source, .. } => match source.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => Some("mount something writable there: Mount::tmpfs(..), --tmpfs".into()),
+                io::ErrorKind::FileTooLarge => Some("allow more: max_bytes(..)".into()),
+                io::ErrorKind::InvalidInput => Some("name an owner that the container has: a plain user's has those of its sub-ids".into()),
+                _ => None,
+            },
             Self::State { .. } | Self::NotRemoved { .. } | Self::Lost => None,
         }
     }

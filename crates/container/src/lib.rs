@@ -4,6 +4,9 @@
 //! - [`output`](ContainerBuilder::output), [`status`](ContainerBuilder::status), [`spawn`](ContainerBuilder::spawn) and
 //!   [`run`](ContainerBuilder::run) end it. All that is wrong with a description is reported at once, before anything happens.
 //! - [`Container::exec`] begins an [`ExecBuilder`], one more command in a container that runs, with the same ends.
+//! - [`Container::connect`] talks to a port inside, without a port on the host and without any network.
+//! - [`Container::copy_to`], [`Container::copy_from`] and [`Container::fs`] reach its files; [`ContainerBuilder::copy_in`] puts some in before the
+//!   start.
 //! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
 //! - [`Engine`] holds images and running containers below one directory; whoever says nothing gets one a process. It pulls, lists,
 //!   inspects, tags, removes, prunes, checks, saves and loads images.
@@ -41,7 +44,9 @@ mod background;
 mod builder;
 mod command;
 mod complete;
+mod connect;
 mod container;
+mod copy;
 pub mod doctor;
 mod engine;
 mod error;
@@ -58,14 +63,18 @@ mod network;
 mod rootfs;
 mod state;
 mod stdio;
+mod tar_stream;
+mod tree;
 
 pub use builder::ContainerBuilder;
+pub use connect::ContainerStream;
 pub use container::Container;
+pub use copy::{CopyIn, CopyOut, FileInfo, FileKind, Files};
 pub use coracle_cgroups::{Control, Enforced, Refusal};
 #[cfg(feature = "registry")]
 pub use coracle_image::RegistryClient;
 pub use coracle_image::{Durability, Fault, ImageConfig, Inspection, LayerState, Progress, Removed, Swept, SweptKind};
-pub use coracle_spawn::{Capability, Left, LogLine, OutputStream, Resource, Rlimit, Signal};
+pub use coracle_spawn::{Capability, ConnectFault, Left, LogLine, OutputStream, Resource, Rlimit, Signal};
 pub use engine::{Engine, EngineBuilder, ImageSummary};
 pub use error::{Error, Problem};
 pub use exec::{Exec, ExecBuilder, ExecSummary};
@@ -77,3 +86,4 @@ pub use mount::Mount;
 pub use network::Network;
 pub use state::ContainerSummary;
 pub use stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
+pub use tree::Copied;

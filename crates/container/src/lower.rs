@@ -123,6 +123,12 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
         problem("a root file system names no command".into(), Some("name one with cmd(..)"));
     }
 
+    for (what, target) in &builder.files {
+        if let Some(what) = what.problem(target) {
+            problem(what, None);
+        }
+    }
+
     let mut mounts = Vec::new();
     for m in &builder.mounts {
         if !m.target.is_absolute() || m.target == Path::new("/") {
@@ -223,6 +229,8 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     }
     spawn = spawn.mounts(checked.mounts);
     spawn = spawn.hostname(&hostname).read_only_root(builder.read_only_rootfs);
+
+    spawn = spawn.created_first(!builder.files.is_empty());
 
     for (key, value) in environment(builder, config.as_ref(), &hostname) {
         spawn = spawn.env(key, value);

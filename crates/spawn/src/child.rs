@@ -3,6 +3,7 @@
 use crate::client::{Connection, Said};
 use crate::error::Error;
 use crate::exec::Interior;
+use crate::health::Health;
 use crate::log::Log;
 use crate::reactor::Reactor;
 use crate::signal::Signal;
@@ -193,6 +194,19 @@ impl Child {
     /// The same as a future; cancel-safe.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<Result<Vec<Left>, Error>> {
         self.connection.poll(cx, gone)
+    }
+
+    /// What its tests have said so far; none before the first has ended, or if nobody asked for any.
+    pub fn health(&self) -> Option<Health> {
+        self.connection.now(|said| said.health.clone())
+    }
+
+    /// Waits until its tests have said something else than `known`, or it has ended. Cancel-safe.
+    pub fn poll_health(&self, cx: &mut Context<'_>, known: Option<&Health>) -> Poll<Option<Health>> {
+        self.connection.poll(cx, |said| {
+            let over = said.ended.is_some() || said.closed;
+            (over || said.health.as_ref() != known).then(|| said.health.clone())
+        })
     }
 
     /// Sends a signal to the command; SIGKILL to everything. A process that has ended gets none, which is no error.

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 pub(crate) struct Said {
     pub(crate) started: Option<Started>,
     pub(crate) failed: Option<Failed>,
+    /// All is made, and the command waits.
+    pub(crate) created: bool,
+    pub(crate) health: Option<crate::health::Health>,
     pub(crate) ended: Option<Arc<Ended>>,
     pub(crate) gone: Option<Vec<Left>>,
     /// 0, or why it can't be.
@@ -65,7 +68,7 @@ struct State {
 /// no more (unix(7), ETOOMANYREFS).
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn patiently<T>(mut send: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+pub(crate) fn patiently<T>(mut send: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     let begun = Instant::now();
     loop {
         match send() {
@@ -292,6 +295,10 @@ fn take_answer(said: &mut Said, payload: &[u8], fds: Vec<OwnedFd>) -> bool {
                 error: io::Error::from_raw_os_error(left.errno).to_string(),
             };
             said.gone = Some(errors.iter().map(left).collect());
+        }
+        Answer::Created {} => said.created = true,
+        Answer::Health { state, failing, tests, status, output } => {
+            said.health = crate::health::Health::read(state, failing, tests, status, output);
         }
         Answer::Detached { errno } => said.detached = Some(errno),
         Answer::Unknown { request } => said.unknown |= 1u64.checked_shl(request.into()).unwrap_or(0),

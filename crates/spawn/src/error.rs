@@ -1,6 +1,7 @@
 //! What can go wrong, as sentences; the remedy apart.
 
 use crate::client::Failed;
+use crate::connect::ConnectFault;
 use crate::namespaces::{known_restriction, why_no_user_namespaces};
 use crate::plan::Plan;
 use crate::wire::{cause, stage};
@@ -102,7 +103,14 @@ pub enum Error {
     Killed,
     /// The supervisor was killed, and the process with it: how it ended isn't known.
     Lost,
-    /// Nothing can be executed in a process that has ended.
+    /// Nothing was connected inside.
+    Connect {
+        /// What was to be: `port 5432`, or a path.
+        to: String,
+        /// Why it isn't.
+        fault: ConnectFault,
+    },
+    /// Nothing can be executed in a process that has ended, nor opened.
     Ended,
     /// The supervisor is of a version of this crate that can't do this.
     Unsupported {
@@ -170,6 +178,7 @@ impl fmt::Display for Error {
                 ExecFault::Other { path, errno } => write!(f, "can't execute {path}: {}", errno_text(*errno)),
             },
             Self::Killed => f.write_str("the process was killed before its command was executed"),
+            Self::Connect { to, fault } => write!(f, "can't connect to {to} inside: {fault}"),
             Self::Ended => f.write_str("it has ended, and nothing can be executed in it"),
             Self::Unsupported { what } => write!(f, "it was started by another version of Coracle, whose supervisor can't {what}"),
             Self::Lost => f.write_str("the supervisor was killed, and what it watched with it; how that ended isn't known"),
@@ -202,6 +211,12 @@ impl Error {
             }
             Self::Exec { fault: ExecFault::MissingInterpreter { .. }, .. } => Some("install the interpreter in the image, or name one that is there".into()),
             Self::Exec { fault: ExecFault::NotFound { .. }, .. } => Some("name the program by its full path in the image, or install it there".into()),
+            Self::Connect { fault: ConnectFault::HostNetwork, to } => {
+                Some(format!("connect to {to} of 127.0.0.1, as to any port of this machine, or give it a network of its own"))
+            }
+            Self::Connect { fault: ConnectFault::Refused, .. } => {
+                Some("wait until it listens, on loopback or on all addresses".into())
+            }
             Self::Unsupported { .. } => Some("start it again with this version, or ask with that one".into()),
             Self::UnknownUser { .. } => Some("name a user by number, or add it to the image".into()),
             Self::UnmappedId { .. } => {

@@ -134,7 +134,7 @@ impl Running {
 /// The inside of a process that runs, in which further commands are executed: [`Child::interior`](crate::Child::interior). Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Interior {
-    connection: Arc<Connection>,
+    pub(crate) connection: Arc<Connection>,
 }
 
 /// Tells the answers to questions apart.
@@ -210,7 +210,7 @@ impl Interior {
         Ok(asking)
     }
 
-    fn ended_or(&self, error: Error) -> Error {
+    pub(crate) fn ended_or(&self, error: Error) -> Error {
         let ended = self.connection.now(|said| said.ended.is_some() || said.closed);
         match &error {
             Error::Supervisor { source, .. }

@@ -42,20 +42,25 @@ mod capabilities;
 mod child;
 mod client;
 mod command;
+mod connect;
+mod delay;
 mod effects;
 mod error;
 mod exec;
+mod health;
 mod id_map;
 mod log;
 mod mounts;
 mod namespaces;
 mod network;
+mod opener;
 mod plan;
 mod program;
 mod reactor;
 mod rlimits;
 pub mod seccomp;
 mod signal;
+mod socket;
 mod spawn;
 mod stdio;
 
@@ -74,25 +79,30 @@ mod wire;
 
 pub use capabilities::{Capability, CapabilitySet, UnknownCapability};
 pub use child::{Child, Ended, KilledBy, Left, Status};
+pub use connect::{ConnectFault, Connecting};
+pub use delay::Delay;
 pub use effects::{CgroupPlacement, Effect, Record, Undo, sweep};
 pub use error::{Error, ExecFault};
 pub use exec::{Exec, Interior, Running};
+pub use health::{Health, HealthState, HealthTest};
 pub use id_map::{IdMap, IdRange};
 pub use log::{Log, LogLine, LogReader, OutputStream};
 pub use mounts::{Attributes, Mount, Overlay, Root};
 pub use namespaces::Namespaces;
 pub use network::{Exchange, Relay, Release};
+pub use opener::{Attributes as FileAttributes, FileStat, How, Opener};
 pub use plan::Plan;
 pub use program::install_supervisor;
 pub use rlimits::{BadRlimit, Resource, Rlimit};
 pub use signal::{Signal, UnknownSignal};
+pub use socket::Socket;
 pub use spawn::{Init, OwnerChange, Spawn, Starting, change_owners, remove_tree};
 pub use stdio::{PipeReader, PipeWriter, Stdio};
 
 /// What fuzzers call: everything here that parses bytes of strangers.
 #[doc(hidden)]
 pub mod fuzz {
-    use crate::wire::{Answer, Exec, Field, Plan, Reader, Record, Report, Request};
+    use crate::wire::{Answer, Exec, Field, Opened, Opening, Plan, Reader, Record, Report, Request};
 
     /// A plan as it travels: where a fuzzer best begins.
     pub fn plan_bytes(plan: &crate::Plan) -> &[u8] {
@@ -115,6 +125,8 @@ pub mod fuzz {
         both_ways::<Request<'_>>(bytes);
         both_ways::<Report<'_>>(bytes);
         both_ways::<Record<'_>>(bytes);
+        both_ways::<Opening<'_>>(bytes);
+        both_ways::<Opened<'_>>(bytes);
         let _ = crate::plan::Plan::describe_bytes(bytes);
         if let Ok(exec) = Reader::new(bytes).take::<Exec<'_>>() {
             for most in [0, 1, 7, 64, usize::MAX] {

@@ -187,6 +187,7 @@ fn describe(step: &Step<'_>) -> String {
         Step::ChangeOwners { directory, .. } => {
             format!("give the files in {} their owners", text(directory))
         }
+        Step::AwaitExecute {} => "wait until the command may be executed".into(),
         Step::Umask { mask } => format!("set the umask {mask:03o}"),
         Step::Never(_, never) => match never {},
     }

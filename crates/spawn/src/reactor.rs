@@ -1,18 +1,20 @@
 //! One quiet thread a process that hears supervisors, reaps them, and wakes whoever waits on a pipe.
 //!
-//! It exists so that a handle belongs to no runtime: a container made in one tokio runtime is waited for in another, or in none.
+//! It keeps the time for those who wait for it, too. It exists so that a handle belongs to no runtime: a container made in one tokio runtime is
+//! waited for in another, or in none.
 //! It runs nobody's code but wakers, blocks every signal, and is made anew in a process that was forked.
 
 use crate::client::Connection;
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fs::inotify;
-use std::collections::HashMap;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 /// What a pipe's user waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(crate) enum Interest {
 enum Source {
     /// A pipe: whoever waits for it now.
     Pipe(Option<Waker>),
+    /// A socket: who waits to read and who waits to write. It tells each change once, and whoever waits asks again first.
+    Socket([Option<Waker>; 2]),
     /// A supervisor's socket.
     Control(Arc<Connection>),
     /// A supervisor's pidfd.
@@ -99,7 +103,13 @@ pub(crate) struct Reactor {
     files: Mutex<Files>,
     /// Read by the thread when it is to look whether anybody is patient.
     bell: OwnedFd,
+    clock: OwnedFd,
+    /// Who is to be woken when.
+    sleepers: Mutex<BTreeMap<(Instant, u64), Waker>>,
 }
+
+/// The clock among the sources, whose own keys count from 1.
+const CLOCK: u64 = u64::MAX;
 
 static REACTOR: Mutex<Option<(u32, Arc<Reactor>)>> = Mutex::new(None);
 
@@ -113,8 +123,11 @@ impl Reactor {
             _ => {
                 let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK)?;
                 let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-                let new = Arc::new(Self { epoll, sources: Mutex::default(), files: Mutex::default(), bell });
-                epoll::add(&new.epoll, &new.bell, EventData::new_u64(0), EventFlags::IN)?;
+                let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+                epoll::add(&epoll, &clock, EventData::new_u64(CLOCK), EventFlags::IN)?;
+                epoll::add(&epoll, &bell, EventData::new_u64(0), EventFlags::IN)?;
+                let (sources, files, sleepers) = Default::default();
+                let new = Arc::new(Self { epoll, sources, files, bell, clock, sleepers });
                 let thread = new.clone();
                 std::thread::Builder::new().name("coracle".into()).stack_size(256 << 10).spawn(move || thread.run())?;
                 *reactor = Some((process, new.clone()));
@@ -203,6 +216,57 @@ impl Reactor {
         Ok(epoll::modify(&self.epoll, fd, EventData::new_u64(key), flags | EventFlags::ONESHOT)?)
     }
 
+    pub(crate) fn watch_socket(&self, fd: &OwnedFd) -> io::Result<u64> {
+        self.add(fd.as_fd(), EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET, Source::Socket([None, None]))
+    }
+
+    /// Wakes at the next change. Who calls this asks once more whether there is something to do: it may have come before.
+    pub(crate) fn wake_at_change(&self, key: u64, interest: Interest, waker: &Waker) {
+        if let Some(Source::Socket(waiting)) = self.sources().1.get_mut(&key) {
+            match &mut waiting[usize::from(interest == Interest::Write)] {
+                Some(known) if known.will_wake(waker) => {}
+                slot => *slot = Some(waker.clone()),
+            }
+        }
+    }
+
+    /// Wakes at a time. The number is the sleeper's, by which it is woken later or never.
+    pub(crate) fn wake_at(&self, time: Instant, number: u64, waker: &Waker) {
+        let mut sleepers = self.sleepers.lock().unwrap_or_else(|e| e.into_inner());
+        sleepers.insert((time, number), waker.clone());
+        if sleepers.first_key_value().is_some_and(|((first, sleeper), _)| *first == time && *sleeper == number) {
+            self.set_clock(time);
+        }
+    }
+
+    pub(crate) fn let_sleep(&self, time: Instant, number: u64) {
+        self.sleepers.lock().unwrap_or_else(|e| e.into_inner()).remove(&(time, number));
+    }
+
+    fn set_clock(&self, time: Instant) {
+        // Zero would stop it.
+        let rest = time.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        let value = Timespec { tv_sec: i64::try_from(rest.as_secs()).unwrap_or(i64::MAX), tv_nsec: rest.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        let _ = timerfd_settime(&self.clock, TimerfdTimerFlags::empty(), &once);
+    }
+
+    fn wake_sleepers(&self) {
+        let _ = rustix::io::read(&self.clock, &mut [0; 8]);
+        let mut due = Vec::new();
+        let mut sleepers = self.sleepers.lock().unwrap_or_else(|e| e.into_inner());
+        while let Some(first) = sleepers.first_entry() {
+            let time = first.key().0;
+            if time > Instant::now() {
+                self.set_clock(time);
+                break;
+            }
+            due.push(first.remove());
+        }
+        drop(sleepers);
+        due.into_iter().for_each(Waker::wake);
+    }
+
     pub(crate) fn watch_supervisor(&self, connection: &Arc<Connection>) -> io::Result<()> {
         self.add(connection.socket(), EventFlags::IN, Source::Control(connection.clone()))?;
         if let Some(pidfd) = connection.pidfd() {
@@ -233,20 +297,31 @@ impl Reactor {
             }
             patient.into_iter().for_each(Waker::wake);
             for event in &events {
-                self.dispatch(event.data.u64());
+                match event.data.u64() {
+                    CLOCK => self.wake_sleepers(),
+                    key => self.dispatch(key, event.flags),
+                }
             }
         }
     }
 
-    fn dispatch(&self, key: u64) {
+    fn dispatch(&self, key: u64, flags: EventFlags) {
         enum What {
             Wake(Waker),
+            WakeBoth([Option<Waker>; 2]),
             Hear(Arc<Connection>),
             Reap(Arc<Connection>),
             Look,
         }
         let what = match self.sources().1.get_mut(&key) {
             Some(Source::Pipe(waker)) => waker.take().map(What::Wake),
+            Some(Source::Socket([reader, writer])) => {
+                let over = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+                let reads = over || flags.intersects(EventFlags::IN | EventFlags::RDHUP);
+                let writes = over || flags.contains(EventFlags::OUT);
+                let taken = |wanted: bool, waker: &mut Option<Waker>| if wanted { waker.take() } else { None };
+                Some(What::WakeBoth([taken(reads, reader), taken(writes, writer)]))
+            }
             Some(Source::Control(connection)) => Some(What::Hear(connection.clone())),
             Some(Source::Supervisor(connection)) => Some(What::Reap(connection.clone())),
             Some(Source::Files) => Some(What::Look),
@@ -255,6 +330,7 @@ impl Reactor {
         // Outside the lock: a waker may run anything.
         match what {
             Some(What::Wake(waker)) => waker.wake(),
+            Some(What::WakeBoth(wakers)) => wakers.into_iter().flatten().for_each(Waker::wake),
             Some(What::Hear(connection)) if connection.hear() => {}
             Some(What::Hear(connection)) => self.forget(key, connection.socket()),
             Some(What::Reap(connection)) => {

@@ -6,7 +6,8 @@ use crate::client::{Connection, Said};
 use crate::command::{Command, c_string, command_setters};
 use crate::effects::{CgroupPlacement, Effect, Record, Undo};
 use crate::error::Error;
-use crate::exec::Told;
+use crate::exec::{Interior, Told};
+use crate::health::HealthTest;
 use crate::id_map::{IdMap, IdRange};
 use crate::mounts::{Attributes, Kind as MountKind, Mount, Overlay, Root};
 use crate::namespaces::Namespaces;
@@ -71,6 +72,8 @@ pub struct Spawn {
     at_end: bool,
     /// All but the command.
     rehearsal: bool,
+    created_first: bool,
+    health: Option<HealthTest>,
     held: Vec<OwnedFd>,
     log: Option<(PathBuf, u64)>,
     exchanges: Vec<Exchange>,
@@ -112,6 +115,8 @@ impl Spawn {
             detached: false,
             at_end: false,
             rehearsal: false,
+            created_first: false,
+            health: None,
             held: Vec::new(),
             log: None,
             exchanges: Vec::new(),
@@ -313,6 +318,19 @@ impl Spawn {
     /// undoing. Saves each short life several wakings of three processes. [`Starting`] is ready then, and a failure at once, as ever.
     pub fn told_at_end(mut self, yes: bool) -> Self {
         self.at_end = yes;
+        self
+    }
+
+    /// Makes all, and then waits with the command for [`Starting::execute`]: meanwhile files are put in, by an
+    /// [opener](Interior::opener). The wall clock runs from there. A root that is to be read-only still isn't then.
+    pub fn created_first(mut self, yes: bool) -> Self {
+        self.created_first = yes;
+        self
+    }
+
+    /// Asks again and again whether the command works: [`Child::health`].
+    pub fn health(mut self, test: HealthTest) -> Self {
+        self.health = Some(test);
         self
     }
 
@@ -518,6 +536,40 @@ pub struct Starting {
 }
 
 impl Starting {
+    /// Waits until all is made and the command waits to be executed ([`Spawn::created_first`]). Its inside can be asked for files then.
+    /// Cancel-safe.
+    pub fn poll_created(&self, cx: &mut Context<'_>) -> Poll<Result<Interior, Error>> {
+        let created = |said: &mut Said| match said.created {
+            true => Some(Ok(())),
+            false => decide(said, &self.what).map(|decided| decided.map(|_| ())),
+        };
+        self.connection.poll(cx, created).map_ok(|()| Interior::new(&self.connection))
+    }
+
+    /// Lets the command be executed that waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Supervisor`].
+    pub fn execute(&self) -> Result<(), Error> {
+        self.request(&wire::Request::Execute {})
+    }
+
+    /// Ends what was started. This is ready, with an error, when all is taken back.
+    ///
+    /// # Errors
+    /// [`Error::Supervisor`].
+    pub fn kill(&self) -> Result<(), Error> {
+        self.request(&wire::Request::Kill {})
+    }
+
+    fn request(&self, request: &wire::Request<'_>) -> Result<(), Error> {
+        match self.connection.request(request) {
+            // It has ended: the start's own error says why.
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+            other => other.map_err(|e| attempted("ask the supervisor", e)),
+        }
+    }
+
     /// The pipes to the process, for who doesn't wait for the start to use them. The [`Child`] has none then.
     pub fn take_pipes(&mut self) -> (Option<PipeWriter>, Option<PipeReader>, Option<PipeReader>) {
         self.pipes.take().unwrap_or_default()
@@ -660,6 +712,9 @@ impl Lowering {
         if spawn.hostname.as_ref().is_some_and(|name| name.len() > 64) {
             self.problems.push("a host name has at most 64 bytes".into());
         }
+        if spawn.created_first && !rooted {
+            self.problems.push("what is to be created first needs a root of its own".into());
+        }
         if spawn.at_end && spawn.detached {
             self.problems.push("what is told at the end alone can't be detached".into());
         }
@@ -762,10 +817,19 @@ impl Lowering {
                 let target = self.path(&directory.components().collect::<PathBuf>());
                 self.steps.push(Step::MakeDirectory { target: &target, mode: 0o755 });
             }
-            self.steps.push(Step::ReadOnlyRoot {});
+            // What is put in before the command comes before it, and after the host's root is out of sight.
+            if !spawn.created_first {
+                self.steps.push(Step::ReadOnlyRoot {});
+            }
         }
         if rooted {
             self.steps.push(Step::PivotRoot {});
+        }
+        if spawn.created_first {
+            self.steps.push(Step::AwaitExecute {});
+            if spawn.read_only_root {
+                self.steps.push(Step::ReadOnlyRoot {});
+            }
         }
     }
 
@@ -997,6 +1061,7 @@ impl Lowering {
         let listen = spawn.listen.as_ref().map(|p| self.path(p));
         let streams = (1..3).filter(|&i| spawn.command.stdio[i].is_log()).fold(0, |streams, i| streams | 1 << i);
         let log = spawn.log.as_ref().filter(|_| streams != 0).map(|(path, most)| (self.path(path), *most));
+        let tested = spawn.health.as_ref().map(|test| self.strings(test.command.iter().map(OsString::as_os_str)));
         if !self.problems.is_empty() {
             return Err(Error::Invalid { problems: self.problems });
         }
@@ -1069,6 +1134,19 @@ impl Lowering {
             log: log.as_ref().map(|(path, capacity)| wire::Log { path, capacity: *capacity, streams, end: PhantomData }),
             attendant,
             release: release.list(),
+            health: spawn.health.as_ref().zip(tested.as_ref()).map(|(test, argv)| {
+                let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                wire::Health {
+                    argv: argv.list(),
+                    // A pause of nothing would keep a processor busy.
+                    interval: milliseconds(test.interval).max(1),
+                    timeout: milliseconds(test.timeout).max(1),
+                    start_period: milliseconds(test.start_period),
+                    start_interval: milliseconds(test.start_interval).max(1),
+                    retries: test.retries.max(1),
+                    end: PhantomData,
+                }
+            }),
             end: PhantomData,
         };
         let mut bytes = Vec::new();

@@ -136,6 +136,22 @@ impl Exec {
         }
     }
 
+    /// One that nobody asked for but this process: a test of the container's health. There is no conversation.
+    pub fn by_itself(container: Container<'_>, id: u32, request: Pages, streams: Received) -> Self {
+        let mut exec = Self::new(Fd(-1), id);
+        exec.peer = None;
+        (exec.payload, exec.streams) = (Some(request), streams);
+        exec.begin(container);
+        exec.streams.as_slice().first().iter().for_each(|&&f| close(f));
+        exec.streams = Received::new();
+        exec
+    }
+
+    /// How it ended, as wait(2) gives it.
+    pub fn verdict(&self) -> i32 {
+        self.status.filter(|_| self.killed_by == killed_by::NOBODY).unwrap_or(SIGKILL as i32)
+    }
+
     pub fn id(&self) -> u32 {
         self.id
     }
@@ -261,6 +277,10 @@ impl Exec {
                     close(socket);
                     peer.answer(&Answer::Unknown { request: 5 });
                 }
+                Next::Open(socket) => {
+                    close(socket);
+                    peer.answer(&Answer::Unknown { request: 20 });
+                }
                 Next::Request(_) => peer.answer(&Answer::Unknown { request: 0 }),
                 Next::Unknown(request) => peer.answer(&Answer::Unknown { request }),
                 Next::Gone => {
@@ -304,19 +324,24 @@ impl Exec {
         let &[owner, _, _, _] = self.streams.as_slice() else {
             return self.refuse(Errno::EPROTO.into());
         };
-        let Some(wall) = self.request().filter(|_| version == Some(VERSION)).map(|exec| exec.wall) else {
+        if version != Some(VERSION) || self.request().is_none() {
             return self.refuse(Errno::ENOSYS.into());
-        };
+        }
+        self.owner = Some(owner);
+        self.begin(container);
+        self.streams = Received::new();
+    }
+
+    /// Begins, when it is known what.
+    fn begin(&mut self, container: Container<'_>) {
         self.stage = Stage::Alive;
         self.started = now();
-        if wall > 0 {
+        if let Some(wall) = self.request().map(|exec| exec.wall).filter(|&wall| wall > 0) {
             self.deadlines[0].0 = self.started.saturating_add(wall.saturating_mul(MILLISECOND));
         }
         let made = self.make(container);
         // The command's streams are the command's: who waits for their end must not wait for us.
         self.streams.as_slice().iter().skip(1).for_each(|&f| close(f));
-        self.streams = Received::new();
-        self.owner = Some(owner);
         if let Err(failure) = made {
             self.failed(&failure);
             self.kill(killed_by::NOBODY);
@@ -769,7 +794,7 @@ fn directory(plan: &Plan<'_>, id: u32) -> Option<Path> {
 }
 
 /// `CLONE_NEW*` of all namespaces that the container has of its own.
-fn namespaces(plan: &Plan<'_>) -> u64 {
+pub fn namespaces(plan: &Plan<'_>) -> u64 {
     let network = if plan.network.is_some() { CLONE_NEWNET } else { 0 };
     let later = plan.steps.iter().fold(0, |all, step| match step {
         Step::Unshare { flags } => all | flags,

@@ -25,6 +25,8 @@ pub enum Next {
     Request(Request<'static>),
     /// One more command; its conversation is here.
     Exec(Fd),
+    /// An opener; its conversation is here.
+    Open(Fd),
     /// Something that this version doesn't know.
     Unknown(u8),
     /// It has gone, or talks nonsense.
@@ -88,10 +90,15 @@ impl Peer {
             Ok(Request::Stop { number, grace }) => Next::Request(Request::Stop { number, grace }),
             Ok(Request::Kill {}) => Next::Request(Request::Kill {}),
             Ok(Request::Detach {}) => Next::Request(Request::Detach {}),
+            Ok(Request::Execute {}) => Next::Request(Request::Execute {}),
             Ok(Request::Execs { token }) => Next::Request(Request::Execs { token }),
             Ok(Request::SignalExec { token, id, number }) => Next::Request(Request::SignalExec { token, id, number }),
             Ok(Request::Exec {}) => match self.beside.take() {
                 Some(socket) => Next::Exec(socket),
+                None => Next::Gone,
+            },
+            Ok(Request::Open {}) => match self.beside.take() {
+                Some(socket) => Next::Open(socket),
                 None => Next::Gone,
             },
             Ok(Request::Never(..)) | Err(_) => Next::Unknown(bytes[0]),
@@ -166,6 +173,15 @@ pub fn answers_to(socket: Fd, answers: &[&Answer<'_>]) {
     };
     write(bytes);
     let _ = send_message(socket, bytes, &[], &[], false);
+}
+
+/// A value as the bytes in which it travels.
+pub fn encode<'a>(value: &impl Field<'a>) -> Result<Pages, Errno> {
+    let mut count = Counter(0);
+    value.put(&mut count);
+    let mut bytes = Pages::new(count.0 as usize)?;
+    value.put(&mut Writer { into: &mut bytes, at: 0 });
+    Ok(bytes)
 }
 
 struct Counter(u32);

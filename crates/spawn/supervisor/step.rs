@@ -109,6 +109,7 @@ impl Inside {
                 umask(mask);
                 Ok(())
             }
+            Step::AwaitExecute {} => self.await_execute(),
             Step::Never(_, never) => match never {},
         }
     }
@@ -120,6 +121,15 @@ impl Inside {
         close(network);
         close(user);
         Ok(())
+    }
+
+    fn await_execute(&self) -> Result<(), Fault> {
+        // Who opens files in here looks at this process, as which there is nobody else in here yet.
+        prctl::set_dumpable(true)?;
+        report::send(self.supervisor, &Report::Created {}, &[]);
+        let word = self.await_word();
+        prctl::set_dumpable(false)?;
+        word.map(|_| ())
     }
 
     /// Waits until the supervisor has done what it does meanwhile; with its word may come a descriptor.

@@ -10,7 +10,9 @@ use crate::collect::Collected;
 use crate::exec::{Container, Exec, POLLED};
 use crate::execute::{Executable, home_variable};
 use crate::failure::{Failure, Fault};
+use crate::health::{self, Health};
 use crate::log::{Begun, Log};
+use crate::opener::{self, Opener};
 use crate::peer::{Next, Peer, answer_to, answer_with, answers_to};
 use crate::system_call::{
     AT_FDCWD, Cloned, Errno, Fd, POLLIN, Pages, Planned, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit,
@@ -28,9 +30,11 @@ const MILLISECOND: u64 = 1_000_000;
 const MAX_CLIENTS: usize = 256;
 /// Further commands at one time. Each takes six descriptors.
 const MAX_EXECS: usize = 512;
-/// Descriptors that are watched of a container that has neither.
+/// Openers at one time.
+const MAX_OPENERS: usize = 256;
+/// Descriptors that are watched of a container that has none of these.
 const FEW: usize = 7;
-const MANY: usize = FEW + MAX_CLIENTS + MAX_EXECS * POLLED;
+const MANY: usize = FEW + MAX_CLIENTS + MAX_EXECS * POLLED + MAX_OPENERS;
 
 struct Watch<'a> {
     plan: &'a Plan<'a>,
@@ -45,6 +49,9 @@ struct Watch<'a> {
     execs: Table<Exec, MAX_EXECS>,
     /// How many there have been.
     execs_begun: u32,
+    openers: Table<Opener, MAX_OPENERS>,
+    /// None, or one.
+    health: Table<Health, 1>,
     polled: Table<PollFd, MANY>,
     /// Until when to look for children that nobody knows.
     strays: u64,
@@ -56,6 +63,8 @@ struct Watch<'a> {
     attendant: Option<Fd>,
     /// Whether [`Answer::Started`] or [`Answer::Failed`] was sent, or the first is held back.
     decided: bool,
+    /// Whether the first process waits for [`Request::Execute`].
+    created: bool,
     /// What is told with the last answer.
     held: Option<Answer<'static>>,
     detached: bool,
@@ -84,6 +93,8 @@ pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
         others: Table::new(),
         execs: Table::new(),
         execs_begun: 0,
+        openers: Table::new(),
+        health: Table::new(),
         polled: Table::new(),
         strays: 0,
         listener: None,
@@ -93,6 +104,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
         report: None,
         attendant: None,
         decided: false,
+        created: false,
         held: None,
         detached: plan.detached,
         status: None,
@@ -256,11 +268,14 @@ impl Watch<'_> {
             let watched = [Some(first), self.report, self.owner, self.listener, peer, stdout, stderr];
             let mut few = watched.map(|f| PollFd { fd: f.map_or(-1, |f| f.0), events: POLLIN, revents: 0 });
             let mut next = self.deadlines.iter().map(|d| d.0).chain(self.execs.iter().map(Exec::next_time)).min().unwrap_or(u64::MAX);
+            if let Some(health) = self.health.first() {
+                next = next.min(health.next_time());
+            }
             if self.strays > 0 {
                 next = next.min(self.reap_strays());
             }
             let timeout = (next != u64::MAX).then(|| next.saturating_sub(now()));
-            let alone = self.others.is_empty() && self.execs.is_empty();
+            let alone = self.others.is_empty() && self.execs.is_empty() && self.openers.is_empty();
             if alone {
                 let _ = poll(&mut few, timeout);
             } else {
@@ -307,6 +322,45 @@ impl Watch<'_> {
                     self.kill(self.deadlines[i].1);
                 }
             }
+            if self.health.first().is_some_and(|health| health.next_time() <= time) {
+                self.ask_for_health();
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn ask_for_health(&mut self) {
+        let (Some(asked), Some(container)) = (health::asked(self.plan), self.container()) else { return };
+        if container.ending || self.execs.is_full() {
+            return self.health.clear();
+        }
+        let id = self.execs_begun.wrapping_add(1);
+        let Some(health) = self.health.first_mut() else { return };
+        let tests = !health.is_running();
+        if let Some(exec) = health.go_on(&asked, container, id) {
+            self.execs_begun = id;
+            if let Err(mut exec) = self.execs.push(exec) {
+                exec.kill(killed_by::NOBODY);
+            }
+        } else if tests {
+            self.tell_health();
+        }
+    }
+
+    /// A further command has ended, which may have been a test.
+    #[inline(never)]
+    fn heed_health(&mut self, id: u32, status: i32) {
+        if let (Some(asked), Some(health)) = (health::asked(self.plan), self.health.first_mut())
+            && health.is(id)
+        {
+            health.ended(&asked, status);
+            self.tell_health();
+        }
+    }
+
+    fn tell_health(&self) {
+        if let Some(health) = self.health.first() {
+            self.answer(&health.answer());
         }
     }
 
@@ -314,7 +368,8 @@ impl Watch<'_> {
     fn poll_all(&mut self, few: &mut [PollFd; FEW], timeout: Option<u64>) {
         self.polled.empty();
         let others = self.others.iter().map(|peer| PollFd { fd: peer.socket.0, events: POLLIN, revents: 0 });
-        for polled in few.iter().copied().chain(others).chain(self.execs.iter().flat_map(Exec::polled)) {
+        let openers = self.openers.iter().map(Opener::polled);
+        for polled in few.iter().copied().chain(others).chain(self.execs.iter().flat_map(Exec::polled)).chain(openers) {
             let _ = self.polled.push(polled);
         }
         if self.polled.len() < FEW {
@@ -333,6 +388,11 @@ impl Watch<'_> {
             self.catch_up();
         }
         let (others, execs) = (self.others.len(), self.execs.len());
+        for i in (0..self.openers.len()).rev() {
+            if self.polled.get(FEW + others + execs * POLLED + i).is_some_and(|polled| polled.revents != 0) && self.openers[i].is_over() {
+                self.openers.swap_remove(i);
+            }
+        }
         let Some(container) = self.container() else { return };
         // From the last to the first: what is taken out is replaced by one that had its turn. New ones are behind.
         for i in (0..execs).rev() {
@@ -342,7 +402,9 @@ impl Watch<'_> {
                 self.strays = now().saturating_add(1000 * MILLISECOND);
             }
             if self.execs[i].is_over() {
+                let (id, status) = (self.execs[i].id(), self.execs[i].verdict());
                 self.execs.swap_remove(i);
+                self.heed_health(id, status);
             }
         }
         for i in (0..others).rev() {
@@ -353,7 +415,7 @@ impl Watch<'_> {
                 peer.close();
             }
         }
-        if self.others.is_empty() && self.execs.is_empty() {
+        if self.others.is_empty() && self.execs.is_empty() && self.openers.is_empty() {
             self.polled.clear();
         }
     }
@@ -361,7 +423,8 @@ impl Watch<'_> {
     /// Reaps a child that a further command's helper made and was killed before it could tell of it: the container's first process can't
     /// end while it is there. The answer is when to look again.
     fn reap_strays(&mut self) -> u64 {
-        if let Some(pid) = peek_any().filter(|&pid| pid != self.pid && !self.execs.iter().any(|exec| exec.has(pid))) {
+        let known = |pid| self.execs.iter().any(|exec| exec.has(pid)) || self.openers.iter().any(|opener| opener.pid == pid);
+        if let Some(pid) = peek_any().filter(|&pid| pid != self.pid && !known(pid)) {
             reap(pid);
         }
         let time = now();
@@ -385,6 +448,29 @@ impl Watch<'_> {
         } else if let Err(mut exec) = self.execs.push(exec) {
             exec.refuse(Errno(12).into());
         }
+    }
+
+    /// Begins to open things inside for whoever is at the other end of a socket.
+    #[inline(never)]
+    fn open(&mut self, socket: Fd) {
+        self.catch_up();
+        let begun = match self.container() {
+            Some(container) if self.openers.is_full() => {
+                let _ = container;
+                Err(Errno::EAGAIN)
+            }
+            Some(container) if !container.ending => opener::begin(container, socket),
+            _ => Err(Errno::ESRCH),
+        };
+        match begun {
+            Ok(opener) => {
+                if let Err(opener) = self.openers.push(opener) {
+                    opener.kill();
+                }
+            }
+            Err(errno) => opener::refuse(socket, errno),
+        }
+        close(socket);
     }
 
     /// Opens the door for others.
@@ -476,8 +562,12 @@ impl Watch<'_> {
                     self.collect();
                 }
                 Ok(Report::Network {}) if !self.decided && self.attendant.is_none() => self.attend_to(&fds),
+                Ok(Report::Created {}) if !self.decided => {
+                    self.created = true;
+                    self.answer(&Answer::Created {});
+                }
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
-                Ok(Report::Network {} | Report::Made { .. } | Report::Never(..)) | Err(_) => {}
+                Ok(Report::Network {} | Report::Made { .. } | Report::Created {} | Report::Never(..)) | Err(_) => {}
             },
             Ok(_) | Err(_) => {
                 self.close_report();
@@ -511,6 +601,9 @@ impl Watch<'_> {
             self.answer(&started);
             // The starting needed more than the watching does.
             release_memory();
+        }
+        if let Some(asked) = health::asked(self.plan) {
+            let _ = self.health.push(Health::new(&asked));
         }
     }
 
@@ -546,6 +639,9 @@ impl Watch<'_> {
             Ok(()) if self.decided => {
                 let command = self.command.map_or(self.pid, |c| c.0);
                 answer_to(socket, &Answer::Started { pid: self.pid, command });
+                if let Some(health) = self.health.first() {
+                    answer_to(socket, &health.answer());
+                }
             }
             Ok(()) => {}
             Err(_) => close(socket),
@@ -580,6 +676,7 @@ impl Watch<'_> {
                 Next::Nothing => return true,
                 Next::Gone => return false,
                 Next::Exec(socket) => self.exec(socket),
+                Next::Open(socket) => self.open(socket),
                 Next::Unknown(request) => answer_to(socket, &Answer::Unknown { request }),
                 Next::Request(request) => self.perform(&request, socket),
             }
@@ -605,6 +702,15 @@ impl Watch<'_> {
                 }
                 Err(errno) => self.answer(&Answer::Detached { errno: errno.0 }),
             },
+            Request::Execute {} => {
+                if let (Some(socket), true) = (self.report, core::mem::take(&mut self.created)) {
+                    // What took its time before is nothing of the command's.
+                    if self.plan.wall > 0 {
+                        self.deadlines[0].0 = now().saturating_add(self.plan.wall.saturating_mul(MILLISECOND));
+                    }
+                    tell(socket);
+                }
+            }
             Request::Execs { token } => self.list_execs(token, answers),
             Request::SignalExec { token, id, number } => {
                 let found = self.execs.iter_mut().find(|exec| exec.id() == id && exec.is_running());
@@ -616,7 +722,7 @@ impl Watch<'_> {
                 }
                 answer_to(answers, &Answer::Signalled { token, errno });
             }
-            Request::Exec {} | Request::Never(..) => {}
+            Request::Exec {} | Request::Open {} | Request::Never(..) => {}
         }
     }
 
@@ -661,6 +767,10 @@ impl Watch<'_> {
                 if let Some(container) = self.container() {
                     exec.end(Container { ending: true, ..container });
                 }
+            }
+            // They hold what is about to be taken back.
+            while let Some(opener) = self.openers.swap_remove(0) {
+                opener.end();
             }
             while let Ok(Some(_)) = wait_any() {}
             self.collect();

@@ -298,6 +298,8 @@ record! {
         attendant: Option<Attendant<'a>>,
         /// What the supervisor takes back first, and nobody in its place: who holds the locks may.
         release: List<'a, Release<'a>>,
+        /// How the command is asked whether it works.
+        health: Option<Health<'a>>,
     }
 }
 
@@ -320,6 +322,29 @@ record! {
         /// `struct sockaddr_in` or `sockaddr_in6`.
         target: &'a [u8],
     }
+}
+
+record! {
+    /// A test that is made again and again: a further command whose exit code 0 means that all is well. Times are milliseconds.
+    Health {
+        argv: List<'a, &'a CStr>,
+        /// From the end of one test to the next, and from the start to the first.
+        interval: u64,
+        timeout: u64,
+        /// How long failures don't count.
+        start_period: u64,
+        /// Instead of `interval`, meanwhile.
+        start_interval: u64,
+        /// Failures in a row that mean it doesn't work.
+        retries: u32,
+    }
+}
+
+/// What tests have said so far.
+pub mod health {
+    pub const STARTING: u8 = 1;
+    pub const HEALTHY: u8 = 2;
+    pub const UNHEALTHY: u8 = 3;
 }
 
 record! {
@@ -524,6 +549,8 @@ choice! {
         34 JoinCgroup { path: &'a CStr }
         /// Hands the network namespace that this process made, and its user namespace, to the supervisor, whose attendant enters both.
         35 ShareNetwork {}
+        /// Tells that all is made, and waits until the command may be executed: meanwhile files can be put in.
+        50 AwaitExecute {}
     }
 }
 
@@ -574,6 +601,81 @@ choice! {
         6 Execs { token: u32 }
         /// A signal to one of these; SIGKILL to all of it. Answered by [`Answer::Signalled`].
         7 SignalExec { token: u32, id: u32, number: u32 }
+        /// A process that opens sockets and files inside and hands them out. Beside it comes one end of a SOCK_SEQPACKET socket, on which
+        /// follow [`Opening`]s, each answered by an [`Opened`].
+        20 Open {}
+        /// Lets a command be executed that waits in [`Step::AwaitExecute`].
+        21 Execute {}
+    }
+}
+
+choice! {
+    /// What an opener is asked to open or do inside: one message each. Paths are looked up from the container's root and don't lead out of it;
+    /// a name is one part of a path, in the directory that came beside it, and no symlink.
+    Opening {
+        /// Stream sockets in the network namespace, not connected yet: one of IPv4, one of IPv6 where there is that.
+        1 Sockets {}
+        /// A stream connected to the Unix socket at a path.
+        2 UnixStream { path: &'a CStr }
+        /// A file: `at` the root, or below what came beside it; that itself if the path is empty. `how` are bits of [`how`].
+        3 File { path: &'a CStr, how: u32, mode: u32 }
+        /// mkdir(2).
+        4 MakeDirectory { name: &'a CStr, mode: u32 }
+        /// symlink(2).
+        5 Symlink { contents: &'a CStr, name: &'a CStr }
+        /// link(2); the directories of both came beside it.
+        6 Link { from: &'a CStr, name: &'a CStr }
+        /// unlink(2), or rmdir(2).
+        7 Remove { name: &'a CStr, directory: bool }
+        /// Owner, permissions and time of last change of what came beside it: those that `what` has of [`attribute`].
+        8 Attributes { what: u32, uid: u32, gid: u32, mode: u32, seconds: u64, nanoseconds: u32 }
+    }
+}
+
+/// How a file is opened by [`Opening::File`].
+pub mod how {
+    /// Only to be named: O_PATH. Anything may be; without it only directories and regular files.
+    pub const NAME: u32 = 1;
+    /// The last part of the path may be a symlink, which then is what is found with [`NAME`].
+    pub const NOFOLLOW: u32 = 2;
+    pub const WRITE: u32 = 4;
+    pub const TRUNCATE: u32 = 8;
+    /// Made by this, with the mode beside it; the path is a name, or the last part of one that isn't there.
+    pub const NEW: u32 = 16;
+    pub const DIRECTORY: u32 = 32;
+    pub const APPEND: u32 = 64;
+}
+
+/// What [`Opening::Attributes`] sets.
+pub mod attribute {
+    pub const OWNER: u32 = 1;
+    pub const MODE: u32 = 2;
+    pub const TIME: u32 = 4;
+}
+
+record! {
+    /// What an opener did; what it opened is beside it.
+    Opened {
+        errno: i32,
+        /// Whether the way into the container failed, and not what was asked for.
+        outside: bool,
+        /// Of a file.
+        found: Option<Found<'a>>,
+    }
+}
+
+record! {
+    /// What statx(2) says, with ids as the container counts them.
+    Found {
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        links: u32,
+        size: u64,
+        ino: u64,
+        dev: u64,
+        seconds: u64,
+        nanoseconds: u32,
     }
 }
 
@@ -671,6 +773,11 @@ choice! {
         8 Signalled { token: u32, errno: i32 }
         /// The log is there: beside this comes a descriptor of it for reading. Told only to whoever sent the plan.
         9 Log {}
+        /// All is made, and the command waits for [`Request::Execute`].
+        20 Created {}
+        /// What tests have said so far: one of [`health`], failures in a row, tests in all; how the last one ended, as wait(2) gives it, and what
+        /// it said.
+        21 Health { state: u8, failing: u32, tests: u32, status: i32, output: &'a [u8] }
     }
 }
 
@@ -706,6 +813,8 @@ choice! {
         4 Made { pid: u32 }
         /// The network namespace that it made itself, and its user namespace, beside it: for the attendant.
         5 Network {}
+        /// All is made; the command waits.
+        20 Created {}
     }
 }
 

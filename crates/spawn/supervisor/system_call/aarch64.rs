@@ -10,6 +10,7 @@ pub(super) mod number {
     pub(in super::super) const MKDIRAT: usize = 34;
     pub(in super::super) const UNLINKAT: usize = 35;
     pub(in super::super) const SYMLINKAT: usize = 36;
+    pub(in super::super) const LINKAT: usize = 37;
     pub(in super::super) const READLINKAT: usize = 78;
     pub(in super::super) const UMOUNT2: usize = 39;
     pub(in super::super) const MOUNT: usize = 40;
@@ -27,6 +28,7 @@ pub(super) mod number {
     pub(in super::super) const PPOLL: usize = 73;
     pub(in super::super) const SIGNALFD4: usize = 74;
     pub(in super::super) const NEWFSTATAT: usize = 79;
+    pub(in super::super) const UTIMENSAT: usize = 88;
     pub(in super::super) const CAPSET: usize = 91;
     pub(in super::super) const EXIT_GROUP: usize = 94;
     pub(in super::super) const WAITID: usize = 95;
@@ -68,6 +70,7 @@ pub(super) mod number {
     pub(in super::super) const PRLIMIT64: usize = 261;
     pub(in super::super) const RENAMEAT2: usize = 276;
     pub(in super::super) const SECCOMP: usize = 277;
+    pub(in super::super) const STATX: usize = 291;
 }
 
 /// One system call.

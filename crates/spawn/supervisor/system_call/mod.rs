@@ -159,6 +159,8 @@ pub mod open {
     pub const DIRECTORY: u64 = 0o40000;
     #[cfg(target_arch = "aarch64")]
     pub const NOFOLLOW: u64 = 0o100000;
+    pub const APPEND: u64 = 0o2000;
+    pub const NOCTTY: u64 = 0o400;
     pub const CLOEXEC: u64 = 0o2000000;
     pub const PATH: u64 = 0o10000000;
 }
@@ -268,6 +270,9 @@ impl Stat {
     pub fn is_symlink(&self) -> bool {
         self.mode & 0o170000 == 0o120000
     }
+    pub fn is_socket(&self) -> bool {
+        self.mode & 0o170000 == 0o140000
+    }
     pub fn is_character_device(&self) -> bool {
         self.mode & 0o170000 == 0o020000
     }
@@ -297,6 +302,53 @@ pub fn fstat(f: Fd) -> Result<Stat> {
 /// fstatat(2) which doesn't follow a last symlink.
 pub fn lstat(at: Fd, path: &CStr) -> Result<Stat> {
     stat_at(at, path, AT_SYMLINK_NOFOLLOW)
+}
+
+/// statx(2) of a descriptor, O_PATH or not.
+pub fn statx(f: Fd) -> Result<Statx> {
+    const BASIC_STATS: usize = 0x7ff;
+    let mut buffer = [0u64; 32];
+    call(number::STATX, [f.0 as usize, text(c""), AT_EMPTY_PATH, BASIC_STATS, buffer.as_mut_ptr() as usize, 0])?;
+    // struct statx is the same on every architecture: mask and block size, attributes, then what follows here, in words of 8 bytes.
+    let (low, high) = (|word: u64| word as u32, |word: u64| (word >> 32) as u32);
+    Ok(Statx {
+        links: low(buffer[2]),
+        uid: high(buffer[2]),
+        gid: low(buffer[3]),
+        mode: high(buffer[3]) & 0xffff,
+        ino: buffer[4],
+        size: buffer[5],
+        seconds: buffer[14],
+        nanoseconds: low(buffer[15]),
+        dev: u64::from(low(buffer[17])) << 32 | u64::from(high(buffer[17])),
+    })
+}
+
+/// What statx(2) says of a file, as far as anybody here asks.
+pub struct Statx {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub links: u32,
+    pub size: u64,
+    pub ino: u64,
+    /// Major and minor number, 32 bits each.
+    pub dev: u64,
+    /// Of the last change of its contents, since 1970.
+    pub seconds: u64,
+    pub nanoseconds: u32,
+}
+
+/// linkat(2), which doesn't follow a symlink.
+pub fn linkat(from: Fd, old: &CStr, to: Fd, new: &CStr) -> Result<()> {
+    unit(call(number::LINKAT, [from.0 as usize, text(old), to.0 as usize, text(new), 0, 0]))
+}
+
+/// utimensat(2) of a descriptor (Linux 5.8): when its contents were last changed. When they were last read stays.
+pub fn set_modified(f: Fd, seconds: u64, nanoseconds: u32) -> Result<()> {
+    const UTIME_OMIT: u64 = 0x3fff_fffe;
+    let times = [0, UTIME_OMIT, seconds, u64::from(nanoseconds)];
+    unit(call(number::UTIMENSAT, [f.0 as usize, text(c""), times.as_ptr() as usize, AT_EMPTY_PATH, 0, 0]))
 }
 
 pub fn getdents64(f: Fd, into: &mut [u8]) -> Result<usize> {
@@ -358,6 +410,30 @@ pub fn listen_at(path: &CStr) -> Result<Fd> {
     let done = call(number::BIND, [f.0 as usize, address.as_ptr() as usize, 2 + name.len() + 1, 0, 0, 0])
         .and_then(|_| call(number::LISTEN, [f.0 as usize, 64, 0, 0, 0, 0]));
     match done {
+        Ok(_) => Ok(f),
+        Err(errno) => {
+            close(f);
+            Err(errno)
+        }
+    }
+}
+
+/// A TCP socket, in the network namespace of this process, which doesn't block.
+pub fn tcp_socket(v6: bool) -> Result<Fd> {
+    const AF_INET: usize = 2;
+    const AF_INET6: usize = 10;
+    let family = if v6 { AF_INET6 } else { AF_INET };
+    fd(call(number::SOCKET, [family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, 0, 0, 0]))
+}
+
+/// A stream connected to the Unix socket at `path` (at most 107 bytes), which doesn't block.
+pub fn connect_unix(path: &CStr) -> Result<Fd> {
+    let name = path.to_bytes();
+    let mut address = [0u8; 110];
+    address[..2].copy_from_slice(&(AF_UNIX as u16).to_ne_bytes());
+    address.get_mut(2..2 + name.len()).filter(|_| name.len() < 108).ok_or(Errno(36))?.copy_from_slice(name);
+    let f = fd(call(number::SOCKET, [AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, 0, 0, 0]))?;
+    match call(number::CONNECT, [f.0 as usize, address.as_ptr() as usize, 2 + name.len() + 1, 0, 0, 0]) {
         Ok(_) => Ok(f),
         Err(errno) => {
             close(f);
@@ -572,7 +648,7 @@ impl<const N: usize> Received<N> {
         self.count = 0;
     }
 
-    fn push(&mut self, f: Fd) {
+    pub fn push(&mut self, f: Fd) {
         match self.fds.get_mut(self.count) {
             Some(slot) => {
                 *slot = f;

@@ -56,10 +56,12 @@ pub(super) mod number {
     pub(in super::super) const FCHOWNAT: usize = 260;
     pub(in super::super) const NEWFSTATAT: usize = 262;
     pub(in super::super) const UNLINKAT: usize = 263;
+    pub(in super::super) const LINKAT: usize = 265;
     pub(in super::super) const SYMLINKAT: usize = 266;
     pub(in super::super) const READLINKAT: usize = 267;
     pub(in super::super) const PPOLL: usize = 271;
     pub(in super::super) const UNSHARE: usize = 272;
+    pub(in super::super) const UTIMENSAT: usize = 280;
     pub(in super::super) const SETNS: usize = 308;
     pub(in super::super) const ACCEPT4: usize = 288;
     pub(in super::super) const SIGNALFD4: usize = 289;
@@ -68,6 +70,7 @@ pub(super) mod number {
     pub(in super::super) const PRLIMIT64: usize = 302;
     pub(in super::super) const RENAMEAT2: usize = 316;
     pub(in super::super) const SECCOMP: usize = 317;
+    pub(in super::super) const STATX: usize = 332;
 }
 
 /// One system call.
