@@ -376,6 +376,8 @@ choice! {
         2 RemoveDirectory { path: &'a CStr }
         /// A directory and all below it.
         3 RemoveTree { path: &'a CStr }
+        /// Lets a cgroup go on that was frozen: its file `cgroup.freeze`.
+        20 Thaw { path: &'a CStr }
     }
 }
 
@@ -456,6 +458,8 @@ choice! {
         /// A thread that moves itself needs no lock of the kernel's that waits for an RCU grace period, as a pid that somebody
         /// writes into `cgroup.procs` does: up to 15 ms. The first process has one thread.
         34 JoinCgroup { path: &'a CStr }
+        /// Opens files for the owner, who asks on standard input, until that closes: see serve.rs.
+        60 ServeFiles {}
     }
 }
 

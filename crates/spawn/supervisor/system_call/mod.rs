@@ -148,6 +148,7 @@ pub mod resolve {
     pub const NO_XDEV: u64 = 0x01;
     pub const NO_MAGICLINKS: u64 = 0x02;
     pub const NO_SYMLINKS: u64 = 0x04;
+    pub const BENEATH: u64 = 0x08;
     pub const IN_ROOT: u64 = 0x10;
 }
 
@@ -278,6 +279,11 @@ pub fn fstat(f: Fd) -> Result<Stat> {
 /// fstatat(2) which doesn't follow a last symlink.
 pub fn lstat(at: Fd, path: &CStr) -> Result<Stat> {
     stat_at(at, path, AT_SYMLINK_NOFOLLOW)
+}
+
+/// getxattr(2).
+pub fn getxattr(path: &CStr, name: &CStr, into: &mut [u8]) -> Result<usize> {
+    call(number::GETXATTR, [text(path), text(name), into.as_mut_ptr() as usize, into.len(), 0, 0])
 }
 
 pub fn getdents64(f: Fd, into: &mut [u8]) -> Result<usize> {
