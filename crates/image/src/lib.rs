@@ -39,6 +39,8 @@ mod archive;
 mod change;
 mod check;
 mod collect;
+#[cfg(feature = "archive")]
+mod commit;
 mod config;
 mod descriptor;
 mod digest;
@@ -69,6 +71,8 @@ pub use archive::Archive;
 pub use change::Change;
 pub use check::{Checked, Fault};
 pub use collect::{Needs, Removed};
+#[cfg(feature = "archive")]
+pub use commit::{Commit, NewLayer};
 pub use config::{CONFIG_MAX, Healthcheck, ImageConfig};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, Hasher, ParseDigestError};

@@ -140,17 +140,17 @@ impl<R> std::fmt::Debug for RootfsArchive<R> {
 }
 
 /// A blob whose digest nobody knows yet, on its way into the store. Without its lock it's rubbish.
-struct Taking {
+pub(crate) struct Taking {
     file: File,
     path: PathBuf,
     store: Store,
-    hasher: Hasher,
-    length: u64,
+    pub(crate) hasher: Hasher,
+    pub(crate) length: u64,
     published: bool,
 }
 
 impl Taking {
-    fn begin(store: &Store) -> Result<Taking, Error> {
+    pub(crate) fn begin(store: &Store) -> Result<Taking, Error> {
         let path = store.path().join("ingest").join(format!("{}.new", unique()));
         let open = || {
             let _nobody_deletes = store.share()?;
@@ -196,7 +196,7 @@ impl Taking {
     }
 
     /// Gives it its name; whether it's new.
-    fn publish(mut self, digest: &Digest) -> Result<bool, Error> {
+    pub(crate) fn publish(mut self, digest: &Digest) -> Result<bool, Error> {
         self.store.name([digest])?;
         let blob = self.store.blob_path(digest);
         let new = !blob.exists();
@@ -206,6 +206,19 @@ impl Taking {
         fs::rename(&self.path, &blob).map_err(disk("make the blob", &blob))?;
         self.published = true;
         Ok(new)
+    }
+}
+
+impl Write for Taking {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = (&self.file).write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.length += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -239,7 +252,7 @@ impl<R: Read> Read for Tee<'_, R> {
 }
 
 /// As RFC 3339 writes it, in UTC and to the second.
-fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Howard Hinnant's civil_from_days, for days since 1970 (never negative here).

@@ -102,6 +102,28 @@ pub enum Error {
         /// The newest format known here.
         known: u32,
     },
+    /// Something in a container's changes can't be expressed in a layer.
+    #[error("can't put {} into a layer: {what}", path.display())]
+    Unpackable {
+        /// What: a path below the container's root.
+        path: PathBuf,
+        /// Why it can't be.
+        what: Cow<'static, str>,
+    },
+    /// There is no such snapshot.
+    #[error("there is no snapshot {name:?}")]
+    NoSuchSnapshot {
+        /// What it was asked for by.
+        name: String,
+    },
+    /// A snapshot can't have this name: it can't be one, or another has it.
+    #[error("can't name a snapshot {name:?}: {why}")]
+    SnapshotName {
+        /// The name.
+        name: String,
+        /// Why not.
+        why: Cow<'static, str>,
+    },
     /// The description of an overlay mount contradicts itself.
     #[error("can't mount this overlay: {what}")]
     Overlay {
@@ -135,6 +157,9 @@ impl Error {
     pub fn remedy(&self) -> Option<String> {
         match self {
             Error::Limit { .. } => Some("raise the limit in coracle_layers::Limits, if you trust the image".into()),
+            Error::Unpackable { .. } => Some("remove it in the container, or take a snapshot, which keeps files as they are".into()),
+            Error::NoSuchSnapshot { .. } => Some("`coracle snapshot ls` lists those that are there".into()),
+            Error::SnapshotName { .. } => Some("choose another name, or remove the snapshot that has it: coracle snapshot rm".into()),
             Error::WrongDiffId { .. } => {
                 Some("the image is inconsistent: push it again from its source, or pull it from another registry".into())
             }

@@ -7,6 +7,8 @@
 //! - [`Overlay`] is an overlay mount as data.
 //! - [`tar`] is the strict reader that layers are read by.
 //! - [`read_ownership`] tells what a plain user couldn't do and a user namespace can.
+//! - [`diff`] makes a layer of what a container changed, [`changes`] lists it, [`export`] writes all that it sees; [`Compressor`]
+//!   compresses on all processors into bytes that don't depend on their number.
 //! - [`remove_tree`] removes what strangers filled.
 //!
 //! ```
@@ -39,10 +41,14 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("coracle-layers unpacks Linux layers on Linux");
 
+mod access;
+mod archive;
 mod assembly;
 mod collect;
+mod compress;
 mod confine;
 mod decompress;
+mod diff;
 mod error;
 mod limits;
 mod overlay;
@@ -51,10 +57,14 @@ mod record;
 mod remove;
 mod store;
 pub mod tar;
+mod tree;
 mod unpack;
 mod whiteout;
 
+pub use access::{Access, IdRange, Ids};
 pub use collect::LayersChecked;
+pub use compress::{Compression, Compressor};
+pub use diff::{ChangeKind, DiffOptions, DiffReport, PathChange, changes, diff, export, flatten};
 pub use error::Error;
 pub use limits::Limits;
 pub use overlay::{Overlay, Parameter};

@@ -22,6 +22,14 @@ pub enum Flavour {
 }
 
 impl Flavour {
+    /// What overlay's own attributes begin with.
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Flavour::Trusted => "trusted.overlay.",
+            Flavour::User => "user.overlay.",
+        }
+    }
+
     /// The attribute that makes a directory opaque.
     pub fn opaque(self) -> &'static str {
         match self {

@@ -54,6 +54,8 @@ pub enum Undo {
     RemoveCgroup(PathBuf),
     /// Removes a file or a directory with all that is in it.
     RemoveTree(PathBuf),
+    /// Lets a cgroup go on that was frozen: its file `cgroup.freeze`.
+    Thaw(PathBuf),
 }
 
 /// The control groups a process starts in. Their directories are made by [`Effect::MakeDirectory`] and go by
@@ -129,6 +131,7 @@ fn owned_undo(undo: &wire::Undo<'_>) -> Undo {
         wire::Undo::KillCgroup { path } => Undo::KillCgroup(path_of(path)),
         wire::Undo::RemoveDirectory { path } => Undo::RemoveCgroup(path_of(path)),
         wire::Undo::RemoveTree { path } => Undo::RemoveTree(path_of(path)),
+        wire::Undo::Thaw { path } => Undo::Thaw(path_of(path)),
         wire::Undo::Never(_, never) => match never {},
     }
 }

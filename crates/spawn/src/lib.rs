@@ -38,6 +38,7 @@ compile_error!("coracle-spawn needs Linux: namespaces are Linux's");
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("coracle-spawn knows the system calls of x86-64 and aarch64 only");
 
+mod access;
 mod capabilities;
 mod child;
 mod client;
@@ -77,6 +78,7 @@ mod passwd;
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod wire;
 
+pub use access::FileAccess;
 pub use capabilities::{Capability, CapabilitySet, UnknownCapability};
 pub use child::{Child, Ended, KilledBy, Left, Status};
 pub use connect::{ConnectFault, Connecting};

@@ -121,6 +121,7 @@ fn steps(plan: &wire::Plan<'_>) -> Vec<String> {
             format!("afterwards remove the cgroup {}", text(path))
         }
         wire::Undo::RemoveTree { path } => format!("afterwards remove {}", text(path)),
+        wire::Undo::Thaw { path } => format!("afterwards let go on by {}", text(path)),
         wire::Undo::Never(_, never) => match never {},
     }));
     all
@@ -188,6 +189,7 @@ fn describe(step: &Step<'_>) -> String {
             format!("give the files in {} their owners", text(directory))
         }
         Step::AwaitExecute {} => "wait until the command may be executed".into(),
+        Step::ServeFiles {} => "open files for the owner".into(),
         Step::Umask { mask } => format!("set the umask {mask:03o}"),
         Step::Never(_, never) => match never {},
     }

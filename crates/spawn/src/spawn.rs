@@ -427,6 +427,20 @@ pub fn change_owners(directory: &Path, changes: &[OwnerChange], map: &IdMap) -> 
     run_to_the_end(lowering.finish(&spawn, false)?)
 }
 
+/// A process that opens files for this one: in a user namespace with this map, if one is given; and while a cgroup is frozen by its file
+/// `cgroup.freeze`, if one is named. What it is asked it is asked on `socket`.
+pub(crate) fn serve_files(socket: OwnedFd, map: Option<&IdMap>, freeze: Option<&Path>) -> Result<Starting, Error> {
+    let mut lowering = Lowering::default();
+    lowering.steps.push(Step::ServeFiles {});
+    let mut spawn = Spawn::new("");
+    spawn.id_map = map.cloned();
+    if let Some(file) = freeze {
+        spawn = spawn.effect(Effect::Write { path: file.to_owned(), value: b"1".to_vec(), optional: false });
+        spawn = spawn.undo(Undo::Thaw(file.to_owned()));
+    }
+    start(lowering.finish(&spawn, false)?, &[Stdio::from(socket), Stdio::null(), Stdio::null()], &[], true)
+}
+
 /// Removes a directory whose files may belong to ids that exist only in a user namespace with this map, with all that is in it;
 /// blocks until done. Links aren't followed.
 ///
@@ -1010,6 +1024,7 @@ impl Lowering {
                 Undo::KillCgroup(path) => undo.push(wire::Undo::KillCgroup { path: &self.path(path) }),
                 Undo::RemoveCgroup(path) => undo.push(wire::Undo::RemoveDirectory { path: &self.path(path) }),
                 Undo::RemoveTree(path) => undo.push(wire::Undo::RemoveTree { path: &self.path(path) }),
+                Undo::Thaw(path) => undo.push(wire::Undo::Thaw { path: &self.path(path) }),
             }
         }
         let map = spawn.id_map.as_ref().map(|map| {

@@ -40,6 +40,7 @@ mod passwd;
 mod peer;
 mod prepare;
 mod report;
+mod serve;
 mod step;
 #[allow(unsafe_code)]
 mod system_call;

@@ -509,6 +509,12 @@ fn describe_overlay(
             fsconfig_set(context, key, Some(name_of(&descriptor_path(f))?))?;
         }
     }
+    // A machine may have other defaults. What a container changes must lie in its upper directory whole, without a word of what lies below:
+    // somebody may make a layer of it. With `userxattr` the kernel knows neither.
+    if upper.is_some() && !overlay.userxattr {
+        fsconfig_set(context, c"redirect_dir", Some(c"nofollow"))?;
+        fsconfig_set(context, c"metacopy", Some(c"off"))?;
+    }
     for (flag, wanted) in [(c"userxattr", overlay.userxattr), (c"volatile", overlay.volatile)] {
         if wanted {
             fsconfig_set(context, flag, None)?;
@@ -539,7 +545,11 @@ fn mount_overlay_in_one_page(overlay: &Overlay<'_>, layers: core::ops::Range<i32
             data.push_number(f.0 as u64);
         }
     }
-    data.push(if overlay.userxattr { b",userxattr" } else { b"" });
+    data.push(match (overlay.userxattr, upper) {
+        (true, _) => b",userxattr",
+        (false, Some(_)) => b",redirect_dir=nofollow,metacopy=off",
+        (false, None) => b"",
+    });
     data.push(if overlay.volatile { b",volatile" } else { b"" });
     mount(Some(c"overlay"), c"/", Some(c"overlay"), 0, Some(data.as_c_str().ok_or(Errno::EOVERFLOW)?))?;
     let top = openat2(AT_FDCWD, c"/..", open::PATH | open::DIRECTORY, 0, 0)?;

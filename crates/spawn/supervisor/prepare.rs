@@ -110,6 +110,11 @@ pub fn undo(step: &Undo<'_>) -> Result<()> {
             }
             tree::remove(path)
         }
+        // A cgroup that has gone meanwhile isn't frozen.
+        Undo::Thaw { path } => match write_file(path, b"0") {
+            Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            other => other,
+        },
         Undo::Never(_, never) => match never {},
     }
 }
@@ -117,7 +122,7 @@ pub fn undo(step: &Undo<'_>) -> Result<()> {
 /// The path of the thing an undo is about.
 pub fn subject<'a>(step: &Undo<'a>) -> &'a CStr {
     match *step {
-        Undo::KillCgroup { path } | Undo::RemoveDirectory { path } | Undo::RemoveTree { path } => path,
+        Undo::KillCgroup { path } | Undo::RemoveDirectory { path } | Undo::RemoveTree { path } | Undo::Thaw { path } => path,
         Undo::Never(_, never) => match never {},
     }
 }

@@ -105,6 +105,7 @@ impl Inside {
             Step::NoNewPrivileges {} => Ok(prctl::set_no_new_privileges()?),
             Step::Seccomp { filter } => Ok(set_seccomp_filter(filter)?),
             Step::ChangeOwners { directory, list } => change_owners(directory, list),
+            Step::ServeFiles {} => crate::serve::serve(Fd(0)),
             Step::Umask { mask } => {
                 umask(mask);
                 Ok(())

@@ -459,6 +459,8 @@ choice! {
         2 RemoveDirectory { path: &'a CStr }
         /// A directory and all below it.
         3 RemoveTree { path: &'a CStr }
+        /// Lets a cgroup go on that was frozen: its file `cgroup.freeze`.
+        20 Thaw { path: &'a CStr }
     }
 }
 
@@ -551,6 +553,8 @@ choice! {
         35 ShareNetwork {}
         /// Tells that all is made, and waits until the command may be executed: meanwhile files can be put in.
         50 AwaitExecute {}
+        /// Opens files for the owner, who asks on standard input, until that closes: see serve.rs.
+        60 ServeFiles {}
     }
 }
 

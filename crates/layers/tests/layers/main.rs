@@ -2,6 +2,7 @@
 
 mod archive;
 mod collect;
+mod diff;
 mod hostile;
 mod peers;
 mod scratch;

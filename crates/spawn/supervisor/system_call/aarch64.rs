@@ -6,6 +6,7 @@ pub(super) mod number {
     //! From include/uapi/asm-generic/unistd.h.
     pub(in super::super) const DUP3: usize = 24;
     pub(in super::super) const FLOCK: usize = 32;
+    pub(in super::super) const GETXATTR: usize = 8;
     pub(in super::super) const FCNTL: usize = 25;
     pub(in super::super) const MKDIRAT: usize = 34;
     pub(in super::super) const UNLINKAT: usize = 35;

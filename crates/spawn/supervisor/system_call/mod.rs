@@ -169,6 +169,7 @@ pub mod resolve {
     pub const NO_XDEV: u64 = 0x01;
     pub const NO_MAGICLINKS: u64 = 0x02;
     pub const NO_SYMLINKS: u64 = 0x04;
+    pub const BENEATH: u64 = 0x08;
     pub const IN_ROOT: u64 = 0x10;
 }
 
@@ -349,6 +350,11 @@ pub fn set_modified(f: Fd, seconds: u64, nanoseconds: u32) -> Result<()> {
     const UTIME_OMIT: u64 = 0x3fff_fffe;
     let times = [0, UTIME_OMIT, seconds, u64::from(nanoseconds)];
     unit(call(number::UTIMENSAT, [f.0 as usize, text(c""), times.as_ptr() as usize, AT_EMPTY_PATH, 0, 0]))
+}
+
+/// getxattr(2).
+pub fn getxattr(path: &CStr, name: &CStr, into: &mut [u8]) -> Result<usize> {
+    call(number::GETXATTR, [text(path), text(name), into.as_mut_ptr() as usize, into.len(), 0, 0])
 }
 
 pub fn getdents64(f: Fd, into: &mut [u8]) -> Result<usize> {

@@ -48,6 +48,7 @@ pub(super) mod number {
     pub(in super::super) const MOUNT: usize = 165;
     pub(in super::super) const UMOUNT2: usize = 166;
     pub(in super::super) const SETHOSTNAME: usize = 170;
+    pub(in super::super) const GETXATTR: usize = 191;
     pub(in super::super) const GETDENTS64: usize = 217;
     pub(in super::super) const CLOCK_GETTIME: usize = 228;
     pub(in super::super) const EXIT_GROUP: usize = 231;
