@@ -4,6 +4,7 @@
 //! memory and was written once: a machine's own disk has moods, and ext4 without a journal is many times slower after deletions. Every
 //! engine has a turn in every round, the order of each round is drawn anew, and what is kept is the ratio to the fastest of the others
 //! and to a floor (`benches/pull/floor.rs`). This is no test: nothing fails because a machine is slow.
+#![allow(clippy::type_complexity, reason = "columns of the report and words of engines are functions")]
 
 mod bench;
 #[path = "pull/engines.rs"]
