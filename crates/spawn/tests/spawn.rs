@@ -282,7 +282,7 @@ fn what_is_told_at_the_end_is_told_at_the_end() {
     let failed = Spawn::new("/no/such/program").told_at_end(true).spawn().unwrap_err();
     assert!(matches!(failed, Error::Exec { fault: ExecFault::NotFound { .. }, .. }), "{failed}");
     let before = Instant::now();
-    let ended = shell("sleep 1000").told_at_end(true).wall(Duration::from_millis(200)).spawn().unwrap().wait().unwrap();
+    let ended = shell("sleep 1000").told_at_end(true).wall(Duration::from_millis(2000)).spawn().unwrap().wait().unwrap();
     assert_eq!(ended.killed_by, KilledBy::WallClock);
     assert!(before.elapsed() < Duration::from_secs(30));
 }
