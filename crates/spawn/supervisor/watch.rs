@@ -63,6 +63,8 @@ struct Watch<'a> {
     attendant: Option<Fd>,
     /// Whether [`Answer::Started`] or [`Answer::Failed`] was sent, or the first is held back.
     decided: bool,
+    /// Whether what the starting needed was given back.
+    settled: bool,
     /// Whether the first process waits for [`Request::Execute`].
     created: bool,
     /// What is told with the last answer.
@@ -104,6 +106,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
         report: None,
         attendant: None,
         decided: false,
+        settled: false,
         created: false,
         held: None,
         detached: plan.detached,
@@ -276,6 +279,10 @@ impl Watch<'_> {
             }
             let timeout = (next != u64::MAX).then(|| next.saturating_sub(now()));
             let alone = self.others.is_empty() && self.execs.is_empty() && self.openers.is_empty();
+            if self.decided && !self.plan.at_end && !core::mem::replace(&mut self.settled, true) {
+                // The starting needed more than the watching does; here, because what comes back is what is here.
+                release_memory();
+            }
             if alone {
                 let _ = poll(&mut few, timeout);
             } else {
@@ -599,8 +606,6 @@ impl Watch<'_> {
             self.held = Some(started);
         } else {
             self.answer(&started);
-            // The starting needed more than the watching does.
-            release_memory();
         }
         if let Some(asked) = health::asked(self.plan) {
             let _ = self.health.push(Health::new(&asked));
