@@ -15,5 +15,6 @@ mod limits;
 mod logs;
 mod overlay;
 mod owner;
+mod ports;
 mod soak;
 mod store;

@@ -2,5 +2,6 @@
 
 mod fixtures;
 mod full_disk;
+mod networks;
 mod store;
 mod tar_readers;

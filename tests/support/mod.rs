@@ -27,6 +27,7 @@
 
 #![allow(dead_code, reason = "the fixtures are for tests to come, and not every machine runs all of them")]
 
+pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod importer;
 pub(crate) mod leftovers;

@@ -43,6 +43,57 @@ pub(crate) enum Command {
     Stop(Stop),
     Kill(Kill),
     Doctor(Doctor),
+    /// Private networks that are kept under a name
+    #[command(subcommand, disable_help_subcommand = true)]
+    Network(NetworkCommand),
+    Port(Port),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    Create(NetworkCreate),
+    /// List the networks
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Remove networks in which no container is
+    #[command(visible_alias = "remove")]
+    Rm(NetworkRemove),
+    /// Put what networks and containers have into this host's firewall anew, where somebody threw it away; each start does the same
+    Repair,
+}
+
+/// Make a private network, which stays until it is removed
+///
+/// Containers of it reach each other and, by this host's address, the world; nobody reaches them but this host, and others by published
+/// ports. Needs root.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkCreate {
+    /// 1 to 63 letters, digits, hyphens, dots and underscores
+    pub(crate) name: String,
+
+    /// Nothing leaves it
+    #[arg(long)]
+    pub(crate) internal: bool,
+
+    /// Its addresses, once for IPv4 and once for IPv6 [default: some that this host doesn't use]
+    #[arg(long, value_name = "ADDRESS/BITS")]
+    pub(crate) subnet: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkRemove {
+    #[arg(required = true, value_name = "NETWORK")]
+    pub(crate) names: Vec<String>,
+}
+
+/// Say where on this host a container's ports are answered
+#[derive(Debug, Args)]
+pub(crate) struct Port {
+    /// The container's id, or the beginning of it
+    pub(crate) container: String,
+
+    /// Only this one, 80 or 53/udp
+    pub(crate) port: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,7 +136,7 @@ Examples:
 /// Run a command in a new container
 ///
 /// An image is pulled if it isn't here. COMMAND stands for the image's own. Flags end at IMAGE, or at COMMAND where there is none:
-/// what follows is the command's. The container has no network unless --network host is given, and what it writes to its root goes
+/// what follows is the command's. The container has no network unless --network gives it one, and what it writes to its root goes
 /// with it.
 #[derive(Debug, Default, Args)]
 #[command(override_usage = RUN_USAGE, after_help = RUN_AFTER, disable_help_flag = true)]
@@ -196,9 +247,38 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Isolation")]
     pub(crate) cap_drop: Vec<String>,
 
-    /// The network: loopback alone, or this machine's
-    #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "none", help_heading = "Isolation")]
-    pub(crate) network: NetworkChoice,
+    /// The network: none (loopback alone), host (this machine's), bridge (a private one of its own), a name of `coracle network`, or
+    /// container:ID; several of those with names [default: none]
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", help_heading = "Network")]
+    pub(crate) network: Vec<String>,
+
+    /// Answer a port of the container on this host: 8080:80, 127.0.0.1::80, 53:53/udp, 9000-9010:9000-9010; at all addresses if none is named
+    #[arg(short, long, value_name = "[ADDRESS:][PORT:]PORT[/udp]", help_heading = "Network")]
+    pub(crate) publish: Vec<String>,
+
+    /// The IPv4 address in the first private network
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) ip: Option<String>,
+
+    /// The hardware address in the first private network
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) mac_address: Option<String>,
+
+    /// One more line of /etc/hosts; host-gateway is this host
+    #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
+    pub(crate) add_host: Vec<String>,
+
+    /// A server to ask for names, instead of this host's
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) dns: Vec<String>,
+
+    /// A domain to look for short names in, instead of this host's
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    pub(crate) dns_search: Vec<String>,
+
+    /// An option of resolv.conf(5), instead of this host's
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", help_heading = "Network")]
+    pub(crate) dns_option: Vec<String>,
 
     /// A label, for `coracle ps --format json`
     #[arg(short, long, value_name = "KEY[=VALUE]", help_heading = "Reports")]
@@ -223,13 +303,6 @@ pub(crate) enum BestEffort {
     Memory,
     Cpus,
     Pids,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum NetworkChoice {
-    #[default]
-    None,
-    Host,
 }
 
 /// Fetch an image from its registry, also where an older one of that name is here

@@ -16,6 +16,7 @@ mod images;
 mod json;
 mod life;
 mod mounts;
+mod networks;
 mod progress;
 mod ps;
 mod run;
@@ -56,6 +57,8 @@ fn main() -> ExitCode {
         Command::Exec(arguments) => exec::run(root, &arguments),
         Command::Cp(arguments) => cp::run(root, &arguments),
         Command::Stop(arguments) => detached::stop(root, &arguments),
+        Command::Network(command) => networks::network(root, command),
+        Command::Port(arguments) => networks::port(root, &arguments),
         Command::Kill(arguments) => detached::kill(root, &arguments),
     };
     ExitCode::from(done.unwrap_or_else(|failure| failure.tell()))

@@ -23,11 +23,12 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &List) -> Result<u8, Failur
                         cut(&container.image, 40),
                         format!("\"{}\"", cut(&container.command.join(" "), 30)),
                         format!("Up {}", table::age(up)),
+                        container.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
                         if container.detached { "(detached)".into() } else { container.owner.to_string() },
                     ]
                 })
                 .collect();
-            table::table(["CONTAINER ID", "IMAGE", "COMMAND", "STATUS", "STARTED BY"], &rows)
+            table::table(["CONTAINER ID", "IMAGE", "COMMAND", "STATUS", "PORTS", "STARTED BY"], &rows)
         }
         Format::Json => containers
             .iter()
@@ -39,6 +40,8 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &List) -> Result<u8, Failur
                     ("created", table::seconds(container.created).to_string()),
                     ("owner", container.owner.to_string()),
                     ("detached", container.detached.to_string()),
+                    ("ports", json::array(container.ports.iter().map(|port| json::string(&port.to_string())))),
+                    ("addresses", json::array(container.addresses.iter().map(|address| json::string(&address.to_string())))),
                     ("labels", json::object(container.labels.iter().map(|(key, value)| (&key[..], json::string(value))))),
                 ];
                 json::object(members) + "\n"

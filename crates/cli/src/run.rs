@@ -1,10 +1,10 @@
 //! From the flags of `coracle run` to the description of a container.
 
-use crate::arguments::{BestEffort, NetworkChoice, Run};
+use crate::arguments::{BestEffort, Run};
 use crate::environment;
 use crate::failure::Fault;
 use crate::mounts;
-use coracle_container::{Container, ContainerBuilder, Control, Network, Rlimit, Stdio};
+use coracle_container::{Container, ContainerBuilder, Control, Network, Publish, Rlimit, Stdio};
 use std::ffi::{OsStr, OsString};
 
 /// Puts the description together. Everything that is wrong with the flags is reported at once.
@@ -94,10 +94,41 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
     // The engine takes each in turn, and ALL first: the order of the two flags doesn't matter.
     builder = arguments.cap_add.iter().fold(builder, |builder, name| builder.cap_add(name));
     builder = arguments.cap_drop.iter().fold(builder, |builder, name| builder.cap_drop(name));
-    builder = builder.network(match arguments.network {
-        NetworkChoice::None => Network::none(),
-        NetworkChoice::Host => Network::host(),
-    });
+    for (n, word) in arguments.network.iter().enumerate() {
+        let mut network = match word.as_str() {
+            "none" => Network::none(),
+            "host" => Network::host(),
+            "bridge" => Network::bridge(),
+            name => match name.strip_prefix("container:") {
+                Some(id) => Network::container(id),
+                None => Network::named(name),
+            },
+        };
+        if let Some(address) = arguments.ip.as_ref().filter(|_| n == 0) {
+            network = network.address(address);
+        }
+        if let Some(mac) = arguments.mac_address.as_ref().filter(|_| n == 0) {
+            network = network.mac(mac);
+        }
+        builder = builder.network(network);
+    }
+    if arguments.network.is_empty() && (arguments.ip.is_some() || arguments.mac_address.is_some()) {
+        faults.push(Fault::new(
+            "--ip and --mac-address are for private networks",
+            "name one: --network bridge, or one of `coracle network ls`",
+        ));
+    }
+    // Docker's meaning of a port without an address.
+    builder = arguments.publish.iter().fold(builder, |builder, word| builder.publish(Publish::from(word.as_str()).everywhere()));
+    for word in &arguments.add_host {
+        match word.split_once([':', '=']) {
+            Some((name, address)) => builder = builder.host(name, address.trim_start_matches('[').trim_end_matches(']')),
+            None => faults.push(Fault::new(format!("--add-host {word}: there is no address"), "for example --add-host db:10.1.2.3")),
+        }
+    }
+    builder = arguments.dns.iter().fold(builder, |builder, word| builder.dns(word));
+    builder = arguments.dns_search.iter().fold(builder, |builder, word| builder.dns_search(word));
+    builder = arguments.dns_option.iter().fold(builder, |builder, word| builder.dns_option(word));
     for word in &arguments.label {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         builder = builder.label(key, value);
@@ -179,9 +210,27 @@ mod tests {
         has(&["-m0", "--cpus=0", "--pids-limit", "-1", "i"], &["memory: None", "cpus: None", "pids: None"]);
         has(&["--ulimit", "nofile=10:20", "i"], &["Rlimit { resource: Nofile, soft: 10, hard: 20 }"]);
         has(&["--cap-add", "NET_ADMIN", "--cap-drop=ALL", "i"], &["capabilities: [(true, \"NET_ADMIN\"), (false, \"ALL\")]"]);
-        has(&["i"], &["network: Network(None)"]);
-        has(&["--network", "host", "i"], &["network: Network(Host)"]);
-        has(&["--net=none", "i"], &["network: Network(None)"]);
+        has(&["i"], &["networks: []", "publish: []"]);
+        has(&["--network", "host", "i"], &["networks: [Network(Host)]"]);
+        has(&["--net=none", "i"], &["networks: [Network(None)]"]);
+        has(&["--net=bridge", "i"], &["networks: [Network(Private, internal: false, subnets: [])]"]);
+        has(&["--net=container:abc", "i"], &["networks: [Network(Container(\"abc\"))]"]);
+        has(
+            &["--net=a", "--net=b", "--ip=10.1.2.3", "--mac-address=02:00:00:00:00:01", "i"],
+            &[
+                "Network(Named(\"a\"), address: Some(\"10.1.2.3\"), mac: Some(\"02:00:00:00:00:01\"))",
+                "Network(Named(\"b\"), address: None, mac: None)",
+            ],
+        );
+        has(
+            &["-p", "8080:80", "-p=53/udp", "i"],
+            &["host_port: 8080, container_port: 80", "container_port: 53, count: 1, transport: Udp", "everywhere: true"],
+        );
+        has(&["--add-host", "db:10.1.2.3", "--add-host=db6:[fd00::1]", "i"], &["(\"db\", \"10.1.2.3\"), (\"db6\", \"fd00::1\")"]);
+        has(
+            &["--dns=1.2.3.4", "--dns-search=x.org", "--dns-opt=ndots:1", "i"],
+            &["servers: [\"1.2.3.4\"], search: [\"x.org\"], options: [\"ndots:1\"]"],
+        );
         has(&["-l", "a=1", "--label", "b", "i"], &["labels: {\"a\": \"1\", \"b\": \"\"}"]);
     }
 

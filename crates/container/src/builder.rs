@@ -9,7 +9,9 @@ use crate::exit::{ExitStatus, Output};
 use crate::image::OnProgress;
 use crate::limits::MemorySize;
 use crate::mount::Mount;
+use crate::names::Dns;
 use crate::network::Network;
+use crate::publish::Publish;
 use crate::stdio::Stdio;
 use coracle_cgroups::Control;
 use coracle_image::Progress;
@@ -52,7 +54,10 @@ pub struct ContainerBuilder {
     pub(crate) init: Option<bool>,
     pub(crate) command: Command,
     pub(crate) log_size: Option<MemorySize>,
-    pub(crate) network: Network,
+    pub(crate) networks: Vec<Network>,
+    pub(crate) publish: Vec<Publish>,
+    pub(crate) hosts: Vec<(String, String)>,
+    pub(crate) dns: Dns,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) best_effort: Vec<Control>,
     pub(crate) progress: Option<OnProgress>,
@@ -100,7 +105,10 @@ impl ContainerBuilder {
             init: None,
             command: Command::default(),
             log_size: None,
-            network: Network::none(),
+            networks: Vec::new(),
+            publish: Vec::new(),
+            hosts: Vec::new(),
+            dns: Dns::default(),
             labels: BTreeMap::new(),
             best_effort: Vec::new(),
             progress: None,
@@ -233,9 +241,45 @@ impl ContainerBuilder {
         self
     }
 
-    /// The network; [`Network::none`] if nothing is said.
+    /// The network, or one more: a container may be in several private ones, and leaves by the first. [`Network::none`] if nothing is
+    /// said.
     pub fn network(mut self, network: Network) -> Self {
-        self.network = network;
+        self.networks.push(network);
+        self
+    }
+
+    /// Answers a port of the container on this host: `publish(5432)` on a port of 127.0.0.1 that is free, which
+    /// [`Container::port`] tells; [`Publish`] has the words for other places. Taken before the start: all of them or an error that says
+    /// who has one. At most some 60 ports, each address counted.
+    ///
+    /// Needs no privilege for ports from 1024 on. Connections to loopback addresses, and all of a container without a private network,
+    /// come to it from an address of its own; connections from elsewhere to a private network show who they are from.
+    pub fn publish(mut self, port: impl Into<Publish>) -> Self {
+        self.publish.push(port.into());
+        self
+    }
+
+    /// One more line of /etc/hosts: a name and an address, or `host-gateway`, which is this host as a private network reaches it.
+    pub fn host(mut self, name: impl Into<String>, address: impl Into<String>) -> Self {
+        self.hosts.push((name.into(), address.into()));
+        self
+    }
+
+    /// A server that the container asks for names, instead of this host's; up to three.
+    pub fn dns(mut self, server: impl Into<String>) -> Self {
+        self.dns.servers.push(server.into());
+        self
+    }
+
+    /// A domain in which short names are looked for, instead of this host's.
+    pub fn dns_search(mut self, domain: impl Into<String>) -> Self {
+        self.dns.search.push(domain.into());
+        self
+    }
+
+    /// An option of resolv.conf(5), `ndots:1`, instead of this host's.
+    pub fn dns_option(mut self, option: impl Into<String>) -> Self {
+        self.dns.options.push(option.into());
         self
     }
 
@@ -320,7 +364,10 @@ impl fmt::Debug for ContainerBuilder {
             .field("pids", &self.pids)
             .field("rlimits", &self.rlimits)
             .field("capabilities", &self.capabilities)
-            .field("network", &self.network)
+            .field("networks", &self.networks)
+            .field("publish", &self.publish)
+            .field("hosts", &self.hosts)
+            .field("dns", &self.dns)
             .field("labels", &self.labels)
             .field("files", &self.files)
             .finish_non_exhaustive()

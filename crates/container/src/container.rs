@@ -11,12 +11,14 @@ use crate::exit::{ExitStatus, Output, Usage};
 use crate::last_words::{self, LastWords};
 use crate::logs::Logs;
 use crate::lower::{self, Lowered};
+use crate::publish::PublishedPort;
 use crate::state::Description;
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
 use coracle_cgroups::{Enforced, Events, Refusal, Stat};
 use coracle_spawn::{Child, Ended, Log, Record, Signal, Starting};
 use std::ffi::OsString;
 use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::Poll;
@@ -35,6 +37,8 @@ pub struct Container {
     enforced: Vec<Enforced>,
     waived: Vec<Refusal>,
     statistics: Vec<Stat>,
+    ports: Vec<PublishedPort>,
+    addresses: Vec<Vec<IpAddr>>,
     log: Option<Log>,
     /// Of a container that this process started.
     _last_words: Option<LastWords>,
@@ -55,6 +59,42 @@ impl Container {
     /// The process id of its PID 1, as this process counts. For messages: by the time it is used it may be another's.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its ports that are answered on this host.
+    pub fn ports(&self) -> &[PublishedPort] {
+        &self.ports
+    }
+
+    /// Where on this host its TCP port (or its UDP port, if it has no such TCP port) is answered: an address to connect to. None where it
+    /// isn't [published](crate::ContainerBuilder::publish).
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// use coracle_container::Container;
+    /// let database = Container::from_image("postgres:16").env("POSTGRES_PASSWORD", "x").publish(5432).run().await?;
+    /// let stream = std::net::TcpStream::connect(database.port(5432).expect("it is published"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn port(&self, container_port: u16) -> Option<SocketAddr> {
+        let of = |udp: bool| self.ports.iter().find(|port| port.container_port == container_port && port.udp == udp);
+        let mut address = of(false).or_else(|| of(true))?.host;
+        if address.ip().is_unspecified() {
+            let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            address.set_ip(loopback);
+        }
+        Some(address)
+    }
+
+    /// The number of the port of this host at which a port of the container is answered; see [`port`](Self::port).
+    pub fn host_port(&self, container_port: u16) -> Option<u16> {
+        self.port(container_port).map(|address| address.port())
+    }
+
+    /// Its addresses in private networks: one list a network, in the order in which they were named, IPv4 first.
+    pub fn addresses(&self) -> &[Vec<IpAddr>] {
+        &self.addresses
     }
 
     /// Waits until the command has ended. By many at once, and again later; cancel-safe.
@@ -201,6 +241,7 @@ impl Container {
     pub(crate) fn attach(record: &Record) -> Result<Self, Error> {
         let child = Child::attach(&control_socket(&record.path))?;
         let description: Option<Description> = serde_json::from_slice(&record.description).ok();
+        let (ports, addresses) = description.as_ref().map(|d| (d.ports.clone(), d.addresses.clone())).unwrap_or_default();
         let stop_signal = description.and_then(|d| d.stop_signal?.parse().ok()).unwrap_or(Signal::TERM);
         let id = record.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Self {
@@ -210,6 +251,8 @@ impl Container {
             enforced: Vec::new(),
             waived: Vec::new(),
             statistics: Vec::new(),
+            ports,
+            addresses,
             log: Log::open(&log_file(&record.path)).ok(),
             _last_words: None,
             stdin: None,
@@ -278,7 +321,7 @@ async fn executed(starting: Starting, files: Vec<(CopyIn, PathBuf)>) -> Result<S
 
 /// Starts a container.
 pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log } = plan(&builder, defaults).await?;
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log, ports, addresses } = plan(&builder, defaults).await?;
     let mut child = executed(spawn.start()?, builder.files).await?.await?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     // Where too many descriptors of this user's were on their way for one more, the file is still there for a command that lives.
@@ -289,6 +332,8 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
         enforced,
         waived,
         statistics,
+        ports,
+        addresses,
         _last_words: log.clone().map(|log| LastWords::new(id.clone(), log)),
         log,
         id,
@@ -301,13 +346,26 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
 /// Feeds, collects, and waits for the end of everything.
 async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Result<Output, Error> {
     let input = builder.command.take_input();
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log: _ } = plan(&builder, defaults).await?;
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log: _, ports, addresses } = plan(&builder, defaults).await?;
     // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
     let starting = executed(spawn.told_at_end(true).start()?, builder.files).await?;
     let Complete { child, stdout, stderr } = complete::run(starting, input).await?;
     let (log, _last_words) = (None, None);
-    let container =
-        Container { child, id, stop_signal, enforced, waived, statistics, log, _last_words, stdin: None, stdout: None, stderr: None };
+    let container = Container {
+        child,
+        id,
+        stop_signal,
+        enforced,
+        waived,
+        statistics,
+        ports,
+        addresses,
+        log,
+        _last_words,
+        stdin: None,
+        stdout: None,
+        stderr: None,
+    };
     container.gone().await?;
     let ended = container.child.try_wait()?.ok_or(Error::Lost)?;
     let (status, usage) = container.verdict(&ended);

@@ -96,6 +96,20 @@ pub enum Error {
         /// Its id.
         id: String,
     },
+    /// A network couldn't be made, or a port not be published.
+    Network(coracle_netns::Error),
+    /// There is no network of this name.
+    NoSuchNetwork {
+        /// What was asked for.
+        name: String,
+    },
+    /// Containers are in a network that is to be removed.
+    NetworkInUse {
+        /// Its name.
+        name: String,
+        /// Their addresses.
+        addresses: Vec<std::net::IpAddr>,
+    },
 }
 
 impl fmt::Display for Error {
@@ -124,6 +138,12 @@ impl fmt::Display for Error {
             Self::Connect { to, fault } => write!(f, "can't connect to {to} inside the container: {fault}"),
             Self::Copy { attempted, source } => write!(f, "can't {attempted}: {source}"),
             Self::Lost => coracle_spawn::Error::Lost.fmt(f),
+            Self::Network(error) => error.fmt(f),
+            Self::NoSuchNetwork { name } => write!(f, "there is no network {name}"),
+            Self::NetworkInUse { name, addresses } => {
+                write!(f, "containers are in the network {name}:")?;
+                addresses.iter().try_for_each(|address| write!(f, " {address}"))
+            }
         }
     }
 }
@@ -142,6 +162,7 @@ impl std::error::Error for Error {
             Self::Layers(error) => error.source(),
             Self::Start(error) => error.source(),
             Self::State { source, .. } | Self::Copy { source, .. } => Some(source),
+            Self::Network(error) => error.source(),
             _ => None,
         }
     }
@@ -156,6 +177,12 @@ impl From<coracle_image::Error> for Error {
 impl From<coracle_layers::Error> for Error {
     fn from(error: coracle_layers::Error) -> Self {
         Self::Layers(error)
+    }
+}
+
+impl From<coracle_netns::Error> for Error {
+    fn from(error: coracle_netns::Error) -> Self {
+        Self::Network(error)
     }
 }
 
@@ -199,6 +226,9 @@ impl Error {
             ),
             Self::Start(error) => error.remedy(),
             Self::Connect { to, fault } => coracle_spawn::Error::Connect { to: to.clone(), fault: fault.clone() }.remedy(),
+            Self::Network(error) => error.remedy(),
+            Self::NoSuchNetwork { name } => Some(format!("make it: coracle network create {name}, or Engine::create_network")),
+            Self::NetworkInUse { .. } => Some("end them first: `coracle ps` lists containers".into()),
             Self::NotReady { .. } => Some("to run a command to its end and see what it said, use output() and not run()".into()),
             Self::NoSuchContainer { .. } => Some("`coracle ps` lists those that run".into()),
             Self::NotDetached { .. } => {

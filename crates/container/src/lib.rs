@@ -8,6 +8,8 @@
 //! - [`Container::copy_to`], [`Container::copy_from`] and [`Container::fs`] reach its files; [`ContainerBuilder::copy_in`] puts some in before the
 //!   start.
 //! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
+//! - [`Network`] says where a container is: nowhere, in a private network, or where this process is. [`publish`](ContainerBuilder::publish)
+//!   answers its ports on this host.
 //! - [`Engine`] holds images and running containers below one directory; whoever says nothing gets one a process. It pulls, lists,
 //!   inspects, tags, removes, prunes, checks, saves and loads images.
 //!
@@ -33,7 +35,7 @@
 //!
 //! # What it does not do
 //!
-//! Build images, connect containers by networks: not yet. It installs no signal handler, and needs no tokio runtime: its futures run under
+//! Build images: not yet. Containers of a network know each other by address, not by name. It installs no signal handler, and needs no tokio runtime: its futures run under
 //! any executor. It prints nothing, but for one thing: a container with a [log](Stdio::log) that is dropped by a panic says its last lines
 //! on standard error, where the test runner catches them.
 #![forbid(unsafe_code)]
@@ -59,7 +61,10 @@ mod limits;
 mod logs;
 mod lower;
 mod mount;
+mod names;
 mod network;
+mod networks;
+mod publish;
 mod rootfs;
 mod state;
 mod stdio;
@@ -84,6 +89,8 @@ pub use limits::MemorySize;
 pub use logs::{LogStream, Logs};
 pub use mount::Mount;
 pub use network::Network;
+pub use networks::NetworkSummary;
+pub use publish::{Publish, PublishedPort};
 pub use state::ContainerSummary;
 pub use stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
 pub use tree::Copied;

@@ -7,7 +7,10 @@ use crate::error::{Error, Problem};
 use crate::image::{self, Ready};
 use crate::limits::MemorySize;
 use crate::mount;
-use crate::network;
+use crate::names;
+use crate::network::{Kind, Wanted};
+use crate::networks;
+use crate::publish::{Publish, PublishedPort};
 use crate::rootfs::{self, Lower};
 use crate::state::Description;
 use crate::stdio::Stdio;
@@ -16,6 +19,7 @@ use coracle_image::{ImageConfig, Reference};
 use coracle_spawn::seccomp::Filter;
 use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, Effect, Init, Mount, Namespaces, Signal, Spawn, Undo};
 use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,6 +30,7 @@ pub(crate) struct Checked {
     limits: Limits,
     capabilities: CapabilitySet,
     mounts: Vec<Mount>,
+    networks: Vec<Wanted>,
     /// Bytes of a log, where one is kept.
     log_size: u64,
 }
@@ -41,6 +46,8 @@ pub(crate) struct Lowered {
     pub(crate) enforced: Vec<Enforced>,
     pub(crate) waived: Vec<Refusal>,
     pub(crate) statistics: Vec<Stat>,
+    pub(crate) ports: Vec<PublishedPort>,
+    pub(crate) addresses: Vec<Vec<IpAddr>>,
     /// Where what it says is kept, if it is.
     pub(crate) log: Option<PathBuf>,
 }
@@ -155,8 +162,24 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
         };
         mounts.push(if m.read_only { lowered.read_only() } else { lowered });
     }
+    let mut networks = Vec::new();
+    for network in &builder.networks {
+        match network.check() {
+            Ok(wanted) => networks.push(wanted),
+            Err(wrong) => wrong.into_iter().for_each(|what| problem(what, None)),
+        }
+    }
+    let (bridges, others) = builder.networks.iter().partition::<Vec<_>, _>(|network| network.is_bridge());
+    if others.len() > 1 || (!others.is_empty() && !bridges.is_empty()) {
+        problem("a container is in one network, or in several private ones".into(), Some("leave none, host and others' networks out"));
+    }
+    if !builder.publish.is_empty() && others.iter().any(|network| network.kind != Kind::None) {
+        problem("ports are published of a container with a network of its own".into(), Some("publish those of the container that has it"));
+    }
+    problems.extend(builder.publish.iter().filter_map(Publish::problem));
+    problems.extend(names::check(builder));
     if problems.is_empty() {
-        Ok(Checked { reference, limits, capabilities, mounts, log_size })
+        Ok(Checked { reference, limits, capabilities, mounts, networks, log_size })
     } else {
         Err(Error::Description { problems })
     }
@@ -194,6 +217,26 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
 
     let words = command(builder, config.as_ref())?;
     let stop_signal = config.as_ref().and_then(|c| c.stop_signal.as_deref()).and_then(|s| s.parse().ok()).unwrap_or(Signal::TERM);
+    let mut spawn = Spawn::new(&words[0]).args(&words[1..]);
+    if let Some(map) = &engine.0.id_map {
+        spawn = spawn.id_map(map.clone());
+    }
+    let hostname = builder.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
+    let host_network = builder.networks.iter().any(|network| network.kind == Kind::Host);
+    let shared = builder.networks.iter().any(|network| matches!(network.kind, Kind::Container(_) | Kind::Shared(_)));
+    if !host_network && !shared {
+        let loopback = coracle_netns::Batch::loopback_up();
+        spawn = spawn.netlink(loopback.bytes().to_vec(), loopback.len() as u32);
+    }
+    // Ports first: they are what is most often somebody else's.
+    let mut ports = Vec::new();
+    for publish in &builder.publish {
+        ports.extend(publish.reserve()?);
+    }
+    let networks: Vec<_> = builder.networks.iter().cloned().zip(checked.networks).collect();
+    let (with_networks, attached) = networks::attach(engine, spawn, &networks, ports)?;
+    spawn = with_networks;
+
     let description = Description {
         image: name,
         command: words.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
@@ -201,25 +244,24 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
         owner: std::process::id(),
         labels: builder.labels.clone(),
         stop_signal: Some(stop_signal.number().to_string()),
+        ports: attached.ports.clone(),
+        addresses: attached.addresses.clone(),
     };
     let description = serde_json::to_vec(&description).unwrap_or_default();
 
-    let mut spawn = Spawn::new(&words[0]).args(&words[1..]);
     spawn = spawn.effect(Effect::RunDirectory { parent: engine.0.runs.clone(), name: id.clone(), description });
     spawn = spawn.listen(control_socket(&run));
-    if let Some(map) = &engine.0.id_map {
-        spawn = spawn.id_map(map.clone());
-    }
-    let host_network = builder.network.0 == network::Kind::Host;
     spawn = spawn.namespaces(if host_network { Namespaces::all() - Namespaces::NETWORK } else { Namespaces::all() });
     spawn = rootfs::add(spawn, lower, &run, engine.0.id_map.is_some())?;
 
-    let hostname = builder.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
     spawn = spawn.mounts(Mount::standard());
-    spawn = spawn.mounts(network_files(host_network, &hostname));
-    if !host_network {
-        let loopback = coracle_netns::Batch::loopback_up();
-        spawn = spawn.netlink(loopback.bytes().to_vec(), loopback.len() as u32);
+    spawn = spawn.mounts(names::files(builder, &hostname, &attached));
+    if !host_network && !shared {
+        if names::has_ipv6() {
+            // Neighbours don't say where its packets go.
+            let interfaces = (0..attached.addresses.len()).map(|n| Mount::sysctl(format!("net.ipv6.conf.eth{n}.accept_ra"), "0"));
+            spawn = spawn.mounts(interfaces);
+        }
         if engine.0.id_map.is_none() {
             spawn = spawn.mounts([
                 Mount::sysctl("net.ipv4.ip_unprivileged_port_start", "0"),
@@ -264,7 +306,8 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     }
     // Last, because it holds the record of all the others.
     spawn = spawn.undo(Undo::RemoveTree(run));
-    Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics, log })
+    let (ports, addresses) = (attached.ports, attached.addresses);
+    Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics, log, ports, addresses })
 }
 
 fn cgroups_error(error: coracle_cgroups::Error) -> Error {
@@ -326,24 +369,6 @@ fn is_init(program: &OsStr) -> bool {
     let name = Path::new(program).file_name().unwrap_or_default();
     let known = ["systemd", "tini", "tini-static", "dumb-init", "catatonit", "runit", "runit-init", "s6-svscan", "docker-init"];
     program == OsStr::new("/init") || program == OsStr::new("/sbin/init") || known.iter().any(|k| name == *k)
-}
-
-/// /etc/hosts, /etc/hostname and /etc/resolv.conf.
-fn network_files(host_network: bool, hostname: &str) -> [Mount; 3] {
-    let of_host = |path: &str| std::fs::read(path).unwrap_or_default();
-    let (hosts, resolv) = if host_network {
-        (of_host("/etc/hosts"), of_host("/etc/resolv.conf"))
-    } else {
-        let hosts = format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
-        );
-        (hosts.into_bytes(), b"# This container has no network beyond itself.\n".to_vec())
-    };
-    [
-        Mount::file("/etc/hosts", hosts, 0o644),
-        Mount::file("/etc/hostname", format!("{hostname}\n"), 0o644),
-        Mount::file("/etc/resolv.conf", resolv, 0o644),
-    ]
 }
 
 /// The cgroups' plan as the supervisor's.

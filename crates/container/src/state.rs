@@ -1,7 +1,9 @@
 //! What lies beside a running container for other processes to read.
 
+use crate::publish::PublishedPort;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A container as others see it.
@@ -22,6 +24,10 @@ pub struct ContainerSummary {
     pub labels: BTreeMap<String, String>,
     /// Whether it lives on without that process, and other processes may [attach](crate::Engine::attach) to it.
     pub detached: bool,
+    /// Its ports that are answered on this host.
+    pub ports: Vec<PublishedPort>,
+    /// Its addresses in private networks.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The description in a run directory's record. Fields may be added; none changes its meaning.
@@ -37,6 +43,11 @@ pub(crate) struct Description {
     /// The signal that asks the command to end.
     #[serde(default)]
     pub(crate) stop_signal: Option<String>,
+    #[serde(default)]
+    pub(crate) ports: Vec<PublishedPort>,
+    /// One list a network, IPv4 first.
+    #[serde(default)]
+    pub(crate) addresses: Vec<Vec<IpAddr>>,
 }
 
 impl Description {
@@ -48,6 +59,8 @@ impl Description {
             created: UNIX_EPOCH + Duration::from_secs(self.created),
             owner: self.owner,
             labels: self.labels,
+            ports: self.ports,
+            addresses: self.addresses.concat(),
             detached,
         }
     }

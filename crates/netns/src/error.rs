@@ -123,7 +123,13 @@ impl Error {
             Error::Steps(steps) if steps.iter().any(|step| errno(&step.source) == Some(rustix::io::Errno::PERM)) => {
                 "send it with CAP_NET_ADMIN in the user namespace that owns the network namespace".into()
             }
-            Error::Steps(steps) if steps.iter().any(|step| errno(&step.source) == Some(rustix::io::Errno::OPNOTSUPP)) => {
+            // How the kernel says that it lacks a kind of device, chain or expression.
+            Error::Steps(steps)
+                if steps.iter().any(|step| {
+                    let lacks = errno(&step.source) == Some(rustix::io::Errno::NOENT) && step.step.starts_with("make ");
+                    lacks || errno(&step.source) == Some(rustix::io::Errno::OPNOTSUPP)
+                }) =>
+            {
                 "use a kernel with virtual cables, bridges and nf_tables (CONFIG_VETH, CONFIG_BRIDGE, CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_FIB_INET)".into()
             }
             Error::Port { source, .. } => match errno(source) {

@@ -78,6 +78,8 @@ pub enum Entry {
         mac: Mac,
         /// The addresses behind it.
         addresses: Vec<IpAddr>,
+        /// Whether it is held to these addresses, which takes a kernel with nf_tables for bridges: [`Firewall::guards_plugs`].
+        guarded: bool,
     },
     /// An interface that didn't forward before its network needed it to: it goes on forwarding nothing else.
     Guard {
@@ -115,7 +117,7 @@ impl Entry {
                 };
                 vec![(set, INET, key, Some(value))]
             }
-            Entry::Plug { interface, mac, addresses } => {
+            Entry::Plug { interface, mac, addresses, guarded } => {
                 let mut mac_key = mac.0.to_vec();
                 mac_key.resize(8, 0);
                 let mut elements =
@@ -125,6 +127,7 @@ impl Entry {
                     elements.push((set, BRIDGE, [name(interface), octets(*address)].concat(), None));
                     elements.push((members, INET, octets(*address), None));
                 }
+                elements.retain(|(_, family, _, _)| *guarded || *family == INET);
                 elements
             }
             Entry::Guard { interface } => vec![("guarded", INET, name(interface), None)],
@@ -760,7 +763,7 @@ mod tests {
             port(six),
             port(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 1))),
             port(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 1))),
-            Entry::Plug { interface: "v".into(), mac: Mac([2, 0, 0, 0, 0, 1]), addresses: vec![four.ip(), six.ip()] },
+            Entry::Plug { interface: "v".into(), mac: Mac([2, 0, 0, 0, 0, 1]), addresses: vec![four.ip(), six.ip()], guarded: true },
         ];
         for (set, _, key, _) in entries.iter().flat_map(Entry::elements) {
             assert_eq!(Some(&key.len()), lengths.get(set), "{set}");

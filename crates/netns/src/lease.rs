@@ -1,7 +1,7 @@
 //! Addresses as files that are somebody's while a lock is held: whoever dies loses them by that, and nobody has to clean up.
 //!
 //! A file is made under a temporary name, locked, written, and linked to the address's name: who finds it finds it whole and locked. One
-//! whose lock is free is a dead owner's, and is taken over by replacing it.
+//! whose lock is free is a dead owner's: who locks it has it, with what the dead had noted.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -29,6 +29,7 @@ pub struct Lease {
     file: File,
     path: PathBuf,
     address: IpAddr,
+    before: Option<Vec<u8>>,
 }
 
 impl Leases {
@@ -79,21 +80,27 @@ impl Leases {
         Err(Error::Full { subnet: *subnet })
     }
 
-    /// Links the draft to the address's name; `None` where somebody alive has it.
+    /// Links the draft to the address's name, or takes over a dead owner's file; `None` where somebody alive has it.
     fn claim(&self, draft: &Draft, address: IpAddr) -> Result<Option<Lease>, Error> {
         let path = self.directory.join(address.to_string());
-        // Twice would do; a crowd of others may be at the same dead one.
+        // Twice would do; a crowd of others may come and go at the same address.
         for _ in 0..1000 {
             match fs::hard_link(&draft.path, &path) {
                 Ok(()) => {
                     let file = draft.file.try_clone().map_err(|source| failed("open", &path, source))?;
-                    return Ok(Some(Lease { file, path, address }));
+                    return Ok(Some(Lease { file, path, address, before: None }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(failed("make", &path, source)),
             }
-            if !bury(&path)? {
-                return Ok(None);
+            match lock_dead(&path)? {
+                Found::Dead(mut file) => {
+                    let mut before = Vec::new();
+                    file.read_to_end(&mut before).map_err(|source| failed("read", &path, source))?;
+                    return Ok(Some(Lease { file, path, address, before: Some(before) }));
+                }
+                Found::Alive => return Ok(None),
+                Found::Nothing => {}
             }
         }
         Ok(None)
@@ -140,6 +147,11 @@ impl Lease {
     /// The address.
     pub fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// What the dead owner had noted whom it was taken over from. It stays in the file until [`note`](Self::note) replaces it.
+    pub fn before(&self) -> Option<&[u8]> {
+        self.before.as_deref()
     }
 
     /// The file, which may be removed by whoever holds it when the address isn't in use any more.
@@ -214,24 +226,36 @@ fn is_locked(file: &File) -> bool {
     }
 }
 
-/// Removes the file of a dead owner; whether there is none any more.
-fn bury(path: &Path) -> Result<bool, Error> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+/// What is at an address.
+enum Found {
+    /// A dead owner's file, locked by us.
+    Dead(File),
+    Alive,
+    Nothing,
+}
+
+fn lock_dead(path: &Path) -> Result<Found, Error> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         other => other.map_err(|source| failed("open", path, source))?,
     };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::AGAIN) => return Ok(false),
+        Err(Errno::AGAIN) => return Ok(Found::Alive),
         other => other.map_err(|errno| failed("lock", path, errno.into()))?,
     }
     // Under the lock: is it still the file of this name?
     let inode = |m: &fs::Metadata| (m.dev(), m.ino());
     match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(named)) if inode(&ours) == inode(&named) => {
-            fs::remove_file(path).map_err(|source| failed("remove", path, source))?;
-            Ok(true)
-        }
-        _ => Ok(true),
+        (Ok(ours), Ok(named)) if inode(&ours) == inode(&named) => Ok(Found::Dead(file)),
+        _ => Ok(Found::Nothing),
+    }
+}
+
+/// Removes the file of a dead owner; whether it was there.
+fn bury(path: &Path) -> Result<bool, Error> {
+    match lock_dead(path)? {
+        Found::Dead(_locked) => fs::remove_file(path).map(|()| true).map_err(|source| failed("remove", path, source)),
+        Found::Alive | Found::Nothing => Ok(false),
     }
 }
 
@@ -289,7 +313,9 @@ mod tests {
         assert!(matches!(leases.take(&one, None, b""), Err(Error::Full { .. })));
         drop(held);
         let second = leases.take(&one, None, b"second").unwrap();
-        assert_eq!(leases.live().unwrap(), [(second.address(), b"second".to_vec())]);
+        assert_eq!(second.before(), Some(&b"first"[..]), "what has to be taken back");
+        second.note(b"2nd").unwrap();
+        assert_eq!(leases.live().unwrap(), [(second.address(), b"2nd".to_vec())]);
     }
 
     #[test]

@@ -58,7 +58,12 @@ impl Host {
         let addresses: Vec<(Subnet, IpAddr)> = bridge.subnets.iter().map(|s| (*s, s.host(number).unwrap())).collect();
         let mac = Mac([2, 0xc0, 0, 0, 0, number as u8]);
         let cable = bridge.cable(0, mac);
-        let plug = Entry::Plug { interface: cable.name.clone(), mac, addresses: addresses.iter().map(|(_, a)| *a).collect() };
+        let plug = Entry::Plug {
+            interface: cable.name.clone(),
+            mac,
+            addresses: addresses.iter().map(|(_, a)| *a).collect(),
+            guarded: self.firewall(Firewall::guards_plugs),
+        };
         let plugged = Batch::new().veth(&cable).hairpin_port(&cable.name, cable.index);
         self.host.run(|| Socket::open()?.perform(&plugged.with_namespace(&inside))).unwrap().unwrap();
         self.firewall(|firewall| firewall.put(std::slice::from_ref(&plug)));
