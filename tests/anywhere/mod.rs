@@ -16,4 +16,6 @@ mod logs;
 mod overlay;
 mod owner;
 mod soak;
+mod states;
 mod store;
+mod verdicts;

@@ -105,6 +105,7 @@ impl Log {
             position: None,
             last: 0,
             skipped: 0,
+            fresh: true,
             partial: [None, None],
             ready: VecDeque::new(),
             over: false,
@@ -155,6 +156,8 @@ pub struct LogReader {
     /// How far the log is known to reach.
     last: u64,
     skipped: u64,
+    /// Whether nothing was read yet.
+    fresh: bool,
     partial: [Option<Partial>; 2],
     ready: VecDeque<LogLine>,
     over: bool,
@@ -254,7 +257,10 @@ impl LogReader {
         let state = self.log.state()?;
         self.last = state.end;
         if state.first > position {
-            self.skip(state.first - position);
+            // Nothing is missing before what is read first.
+            if !self.fresh {
+                self.skip(state.first - position);
+            }
             position = state.first;
             self.position = Some(position);
             return Ok(true);
@@ -266,6 +272,7 @@ impl LogReader {
             return Ok(true);
         };
         self.position = Some(position + record.whole());
+        self.fresh = false;
         match record.kind {
             kind::STDOUT => self.hear(OutputStream::Stdout, record.time, &said),
             kind::STDERR => self.hear(OutputStream::Stderr, record.time, &said),
