@@ -225,7 +225,8 @@ fn differences(before: &ContainerSummary, after: &ContainerSummary) -> Vec<Event
     if before.name != after.name {
         kinds.push(EventKind::Rename);
     }
-    let restarted = before.state.is_running() && after.state.is_running() && before.started != after.started;
+    let began = |of: &ContainerSummary| of.started.filter(|_| of.state.is_running());
+    let restarted = began(before).zip(began(after)).is_some_and(|(before, after)| before != after);
     match (before.state.is_running(), after.state.is_running()) {
         (true, false) => kinds.extend(ends(Some(after.state))),
         (false, true) => kinds.push(EventKind::Start),

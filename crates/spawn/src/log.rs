@@ -474,6 +474,26 @@ mod tests {
     }
 
     #[test]
+    fn no_ring_makes_a_reader_panic_or_go_on_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        for seed in 0..300u64 {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut byte = || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            };
+            let noise: Vec<u8> = (0..3000).map(|_| byte()).collect();
+            for bytes in [crate::fuzz::log_with(&noise), noise] {
+                let path = directory.path().join("log");
+                std::fs::write(&path, bytes).unwrap();
+                read_any(File::open(&path).unwrap());
+            }
+        }
+    }
+
+    #[test]
     fn a_reader_beside_a_fast_writer_sees_only_what_was_written() {
         let directory = tempfile::tempdir().unwrap();
         let (mut writer, log) = Writer::new(&directory, LEAST);

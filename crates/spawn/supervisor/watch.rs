@@ -399,9 +399,9 @@ impl Watch<'_> {
             self.deadlines[IDLE].0 = relay.last.saturating_add(bounds.idle.saturating_mul(MILLISECOND));
         }
         if relay.over {
-            relay.finish();
-            self.relay = None;
+            // Before the pipes go, by which the command would be ended otherwise.
             self.kill(killed_by::OUTPUT);
+            self.finish_log();
         }
     }
 
