@@ -57,7 +57,6 @@ pub(super) mod number {
     pub(in super::super) const RECVFROM: usize = 207;
     pub(in super::super) const SHUTDOWN: usize = 210;
     pub(in super::super) const SETSOCKOPT: usize = 208;
-    pub(in super::super) const SPLICE: usize = 76;
     pub(in super::super) const SENDTO: usize = 206;
     pub(in super::super) const GETSOCKOPT: usize = 209;
     pub(in super::super) const SENDMSG: usize = 211;

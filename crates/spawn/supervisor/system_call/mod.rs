@@ -116,12 +116,6 @@ pub fn pwrite(f: Fd, bytes: &[u8], at: u64) -> Result<usize> {
     call(number::PWRITE64, [f.0 as usize, bytes.as_ptr() as usize, bytes.len(), at as usize, 0, 0])
 }
 
-/// splice(2) from one pipe to another, without waiting for either.
-pub fn splice(from: Fd, to: Fd, most: usize) -> Result<usize> {
-    const SPLICE_F_NONBLOCK: usize = 2;
-    call(number::SPLICE, [from.0 as usize, 0, to.0 as usize, 0, most, SPLICE_F_NONBLOCK])
-}
-
 /// Makes a pipe hold so much more than it does.
 pub fn enlarge_pipe(f: Fd, by: usize) -> Result<()> {
     const F_SETPIPE_SZ: usize = 1031;

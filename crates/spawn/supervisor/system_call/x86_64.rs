@@ -61,7 +61,6 @@ pub(super) mod number {
     pub(in super::super) const SYMLINKAT: usize = 266;
     pub(in super::super) const READLINKAT: usize = 267;
     pub(in super::super) const PPOLL: usize = 271;
-    pub(in super::super) const SPLICE: usize = 275;
     pub(in super::super) const UNSHARE: usize = 272;
     pub(in super::super) const UTIMENSAT: usize = 280;
     pub(in super::super) const SETNS: usize = 308;
