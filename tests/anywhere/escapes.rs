@@ -382,7 +382,7 @@ fn an_id_is_no_path() {
     let container = block_on(place.sh("sleep 1000").run()).expect("it runs");
     for id in ["", ".", "..", "../run", "/", "*"] {
         let error = place.engine().attach(id).expect_err("there is none");
-        assert_eq!(error.to_string(), format!("no container {id} runs here"));
+        assert_eq!(error.to_string(), format!("no container {id} is here"));
     }
     drop(container);
     place.assert_clean();

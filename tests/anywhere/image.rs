@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A layout with one image over a root of busybox.
-fn layout(place: &Path, config: Value) -> PathBuf {
+pub(super) fn layout(place: &Path, config: Value) -> PathBuf {
     let (root, path) = (place.join("root-of-image"), place.join("layout"));
     rootfs::busybox(&root);
     let mut layout = Layout::new(&path);

@@ -325,8 +325,8 @@ fn a_detached_container_lives_on_and_its_owners_reader_sees_the_end() {
     let left = place.left_of(&id, SOON);
     assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
     let error = place.engine().attach(&id).expect_err("it is gone");
-    assert_eq!(error.to_string(), format!("no container {id} runs here"));
-    assert_eq!(error.remedy().as_deref(), Some("`coracle ps` lists those that run"));
+    assert_eq!(error.to_string(), format!("no container {id} is here"));
+    assert_eq!(error.remedy().as_deref(), Some("`coracle ps -a` lists those that are here"));
 }
 
 #[test]

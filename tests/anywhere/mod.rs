@@ -17,4 +17,6 @@ mod overlay;
 mod owner;
 mod ports;
 mod soak;
+mod states;
 mod store;
+mod verdicts;

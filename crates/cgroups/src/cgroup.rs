@@ -315,7 +315,7 @@ fn children(dir: &Path) -> Vec<PathBuf> {
     entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-fn procs_below(dir: &Path) -> Vec<u32> {
+pub(crate) fn procs_below(dir: &Path) -> Vec<u32> {
     let mut pids = fs::read(dir.join("cgroup.procs")).map(|raw| parse::pids(&raw)).unwrap_or_default();
     pids.extend(children(dir).iter().flat_map(|child| procs_below(child)));
     pids

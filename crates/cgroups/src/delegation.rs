@@ -125,7 +125,8 @@ impl Placement {
 
         let mut v1: Vec<V1> = Vec::new();
         let mut on_v2: Vec<Control> = Vec::new();
-        for control in wanted {
+        let cpu_time = wanted.contains(&Control::CpuTime);
+        for control in wanted.into_iter().filter(|control| *control != Control::CpuTime) {
             let controller = control.controller();
             let Some(mount) = hierarchies.v1(controller) else {
                 on_v2.push(control);
@@ -193,6 +194,28 @@ impl Placement {
                         v2 = Some(part);
                     }
                 }
+            }
+        }
+        // Counted by any cgroup2 directory; v1 counts it where its hierarchy is joined.
+        if cpu_time && v2.is_none() {
+            match hierarchies.v1("cpuacct").map(|mount| (mount, v1_base(mount, owner, "cpuacct"))) {
+                Some((mount, Ok(base))) => match v1.iter_mut().find(|part| part.base == base) {
+                    Some(part) => part.controls.push(Control::CpuTime),
+                    None => {
+                        let (controllers, controls) = (mount.controllers.clone(), vec![Control::CpuTime]);
+                        v1.push(V1 { base, controllers, controls, cpuset: Default::default() });
+                    }
+                },
+                Some((_, Err(reason))) => {
+                    refused.push(Refusal { control: Control::CpuTime, asked: limits.asked(Control::CpuTime).unwrap_or_default(), reason })
+                }
+                None => refused.push(Refusal {
+                    control: Control::CpuTime,
+                    asked: limits.asked(Control::CpuTime).unwrap_or_default(),
+                    reason: no_tree
+                        .as_ref()
+                        .map_or(Reason::NoController { controller: "cpuacct" }, |reason| reason_for(reason, Control::CpuTime)),
+                }),
             }
         }
         refused.sort_by_key(|refusal| refusal.control);
@@ -662,6 +685,23 @@ mod tests {
         );
         let plan = fake.decide(0, &Limits::new().memory(64 << 20).swap(0)).plan("x").unwrap();
         assert_eq!(fake.steps(&plan)[4], "memory/coracle-x/memory.memsw.limit_in_bytes = 67108864");
+    }
+
+    #[test]
+    fn processor_time_is_counted_where_the_kernel_does_and_refused_elsewhere() {
+        let limits = Limits::new().cpu_time(std::time::Duration::from_millis(1500));
+        let fake = Fake::new().v1("cpu,cpuacct", "/", "/", true).v1("memory", "/", "/", true);
+        let plan = fake.decide(0, &limits).plan("x").unwrap();
+        assert_eq!(plan.cpu_usage, Some(fake.root().join("cpu,cpuacct/coracle-x/cpuacct.usage")));
+        assert_eq!((plan.join.len(), plan.enforced[0].asked.as_str()), (1, "cpu-time=1.5s"));
+        // With a quota it is the same hierarchy, joined once.
+        let plan = fake.decide(0, &limits.clone().cpus(1.0)).plan("x").unwrap();
+        assert_eq!((plan.join.len(), plan.enforced.len()), (1, 2));
+        let fake = Fake::new().v1("memory", "/", "/", true);
+        let placement = fake.decide(0, &limits);
+        assert_eq!(placement.refused().iter().map(|refusal| refusal.control).collect::<Vec<_>>(), [Control::CpuTime]);
+        assert!(placement.best_effort(&[Control::CpuTime]).plan("x").unwrap().cpu_usage.is_none());
+        assert!(fake.decide(0, &Limits::new().cpu_time(std::time::Duration::ZERO)).refused()[0].to_string().contains("more than 0"));
     }
 
     #[test]

@@ -239,6 +239,8 @@ pub enum Reason {
     NoSwapAccounting,
     /// v1 knows only the sum of memory and swap, so a bound on swap needs one on memory.
     SwapNeedsMemory,
+    /// A limit is to be set anew that the container wasn't started with.
+    NotStartedWith,
 }
 
 impl Reason {
@@ -272,6 +274,7 @@ impl Reason {
             }
             Reason::NoSwapAccounting => "boot the kernel with swapaccount=1, or leave swap out".into(),
             Reason::SwapNeedsMemory => "limit memory too".into(),
+            Reason::NotStartedWith => "give it a wide limit when it is started, and narrow that".into(),
         })
     }
 }
@@ -302,6 +305,7 @@ impl fmt::Display for Reason {
             Reason::NoSuchCgroup { path } => write!(f, "there is no cgroup {}", path.display()),
             Reason::Hidden { path } => write!(f, "the cgroup of this process isn't visible below {}", path.display()),
             Reason::NoSwapAccounting => f.write_str("this kernel doesn't account swap"),
+            Reason::NotStartedWith => f.write_str("it was started without this limit, and one can't be added to what runs"),
             Reason::SwapNeedsMemory => f.write_str("cgroup v1 bounds only memory and swap together, and memory has no limit"),
         }
     }

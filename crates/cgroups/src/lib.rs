@@ -71,6 +71,7 @@ mod error;
 mod events;
 mod hierarchy;
 mod limits;
+mod live;
 mod parse;
 mod plan;
 mod usage;
@@ -81,6 +82,7 @@ pub use error::{Error, Reason, Refusal};
 pub use events::Events;
 pub use hierarchy::{Hierarchies, Mount, Version};
 pub use limits::{Control, Limits, ParseMemoryError, parse_memory};
+pub use live::{Current, Live};
 pub use plan::{Enforced, IfMissing, Plan, Purpose, Step};
 pub use usage::{Stat, Usage};
 

@@ -40,6 +40,8 @@ pub struct Limits {
     pub cpuset_cpus: Option<String>,
     /// The memory nodes that may be used, as a list: `0`. See cpuset(7).
     pub cpuset_mems: Option<String>,
+    /// Processor time in all, user and system, of all processes together.
+    pub cpu_time: Option<std::time::Duration>,
 }
 
 impl Limits {
@@ -97,6 +99,13 @@ impl Limits {
         self
     }
 
+    /// At most this much processor time in all, user and system, of all processes together. The kernel counts; whoever performs the plan
+    /// has to look, at [`Plan::cpu_usage`](crate::Plan::cpu_usage), and end what has had enough.
+    pub fn cpu_time(mut self, time: std::time::Duration) -> Limits {
+        self.cpu_time = Some(time);
+        self
+    }
+
     /// The controls that were asked for.
     ///
     /// ```
@@ -120,6 +129,7 @@ impl Limits {
                 (Some(cpus), None) => format!("cpuset-cpus={cpus}"),
                 (None, mems) => format!("cpuset-mems={}", mems.as_ref()?),
             },
+            Control::CpuTime => format!("cpu-time={:?}", self.cpu_time?),
         })
     }
 
@@ -142,6 +152,7 @@ impl Limits {
         check(Control::CpuWeight, self.cpu_weight.is_none_or(|w| (1..=10_000).contains(&w)), "from 1 to 10000".into());
         // The kernel's PID_MAX_LIMIT; above it `pids.max` answers EINVAL.
         check(Control::Pids, self.pids.is_none_or(|p| (1..=4_194_304).contains(&p)), "from 1 to 4194304".into());
+        check(Control::CpuTime, self.cpu_time.is_none_or(|time| !time.is_zero()), "more than 0".into());
         let within = |list: &Option<String>, all: &std::collections::BTreeSet<u32>| {
             list.as_deref().is_none_or(|l| parse::list(l).is_some_and(|l| l.is_subset(all)))
         };
@@ -207,11 +218,14 @@ pub enum Control {
     Pids,
     /// `cpuset`: which processors and memory nodes.
     Cpuset,
+    /// `cpu-time`: processor time in all.
+    CpuTime,
 }
 
 impl Control {
     /// Memory before swap: on v1 the sum may not be set below the memory limit.
-    pub(crate) const ALL: [Control; 6] = [Control::Memory, Control::Swap, Control::Cpu, Control::CpuWeight, Control::Pids, Control::Cpuset];
+    pub(crate) const ALL: [Control; 7] =
+        [Control::Memory, Control::Swap, Control::Cpu, Control::CpuWeight, Control::Pids, Control::Cpuset, Control::CpuTime];
 
     /// The kernel's controller that enforces it.
     pub(crate) fn controller(self) -> &'static str {
@@ -220,6 +234,8 @@ impl Control {
             Control::Cpu | Control::CpuWeight => "cpu",
             Control::Pids => "pids",
             Control::Cpuset => "cpuset",
+            // v1's; cgroup2 counts it everywhere.
+            Control::CpuTime => "cpuacct",
         }
     }
 }
@@ -233,6 +249,7 @@ impl fmt::Display for Control {
             Control::CpuWeight => "cpu-weight",
             Control::Pids => "pids",
             Control::Cpuset => "cpuset",
+            Control::CpuTime => "cpu-time",
         })
     }
 }

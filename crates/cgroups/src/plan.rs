@@ -115,6 +115,9 @@ pub struct Plan {
     /// The files whose contents [`Usage::from_raw`](crate::Usage::from_raw) and
     /// [`Events::from_raw`](crate::Events::from_raw) parse. Those that the kernel hasn't got are left out by the reader.
     pub read_at_end: Vec<(Stat, PathBuf)>,
+    /// A file that tells the processor time of all processes so far, where [`Limits::cpu_time`] was asked for: cgroup2's `cpu.stat`, whose
+    /// first line is `usage_usec` and microseconds, or v1's `cpuacct.usage`, which is nanoseconds.
+    pub cpu_usage: Option<PathBuf>,
     /// The limits that hold once the steps are done.
     pub enforced: Vec<Enforced>,
     /// The limits that don't hold, because [`Placement::best_effort`] waived them.
@@ -136,6 +139,7 @@ impl Plan {
             freezer: None,
             remove: Vec::new(),
             read_at_end: Vec::new(),
+            cpu_usage: None,
             enforced: Vec::new(),
             waived: placement.waived.clone(),
             tree: None,
@@ -145,6 +149,9 @@ impl Plan {
         }
         for v1 in &placement.v1 {
             plan.v1(v1, &placement.limits, &name, placement.v2.is_some());
+        }
+        if let (Some(_), Some((top, _))) = (placement.limits.cpu_time, &plan.tree) {
+            plan.count_cpu_time(top.join("cpu.stat"), "cgroup v2 cpu.stat", &placement.limits);
         }
         if let Some(base) = &placement.freezer {
             let dir = base.join(&name);
@@ -182,6 +189,7 @@ impl Plan {
             freezer: None,
             remove: Vec::new(),
             read_at_end: Vec::new(),
+            cpu_usage: None,
             enforced: self.enforced.clone(),
             waived: self.waived.clone(),
             tree: None,
@@ -231,8 +239,8 @@ impl Plan {
     fn v1(&mut self, v1: &V1, limits: &Limits, name: &str, cgroup2: bool) {
         let dir = v1.base.join(name);
         self.make_dir(&dir);
-        for &control in &v1.controls {
-            self.limit(&dir, control, limits, writes_v1(limits, control, v1), "cgroup v1", true);
+        for &control in v1.controls.iter().filter(|control| **control != Control::CpuTime) {
+            self.limit(&dir, control, limits, writes_v1(limits, control, &v1.cpuset), "cgroup v1", true);
         }
         self.join.push(dir.clone());
         let has = |controller: &str| v1.controllers.contains(controller);
@@ -256,7 +264,17 @@ impl Plan {
             read(Stat::V1CpuacctUsageUser, "cpuacct.usage_user");
             read(Stat::V1CpuacctUsageSys, "cpuacct.usage_sys");
         }
+        if v1.controls.contains(&Control::CpuTime) {
+            self.count_cpu_time(dir.join("cpuacct.usage"), "cgroup v1 cpuacct.usage", limits);
+        }
         self.remove.push(dir);
+    }
+
+    fn count_cpu_time(&mut self, path: PathBuf, mechanism: &str, limits: &Limits) {
+        let control = Control::CpuTime;
+        let asked = limits.asked(control).unwrap_or_default();
+        self.enforced.push(Enforced { control, asked, mechanism: mechanism.into(), path: path.clone() });
+        self.cpu_usage = Some(path);
     }
 
     fn make_dir(&mut self, path: &Path) {
@@ -311,17 +329,17 @@ fn stats(dir: &Path, controllers: &BTreeSet<String>) -> Vec<(Stat, PathBuf)> {
 }
 
 /// One write of a limit; the first of a control is the one that is reported.
-struct Write {
-    file: &'static str,
-    value: String,
-    if_missing: IfMissing,
+pub(crate) struct Write {
+    pub(crate) file: &'static str,
+    pub(crate) value: String,
+    pub(crate) if_missing: IfMissing,
 }
 
 fn must(file: &'static str, value: impl ToString) -> Write {
     Write { file, value: value.to_string(), if_missing: IfMissing::Fail }
 }
 
-fn writes_v2(limits: &Limits, control: Control) -> Vec<Write> {
+pub(crate) fn writes_v2(limits: &Limits, control: Control) -> Vec<Write> {
     let mut writes = Vec::new();
     match control {
         Control::Memory => {
@@ -341,11 +359,12 @@ fn writes_v2(limits: &Limits, control: Control) -> Vec<Write> {
             writes.extend(limits.cpuset_cpus.as_ref().map(|cpus| must("cpuset.cpus", cpus)));
             writes.extend(limits.cpuset_mems.as_ref().map(|mems| must("cpuset.mems", mems)));
         }
+        Control::CpuTime => {}
     }
     writes
 }
 
-fn writes_v1(limits: &Limits, control: Control, v1: &V1) -> Vec<Write> {
+pub(crate) fn writes_v1(limits: &Limits, control: Control, cpuset: &(String, String)) -> Vec<Write> {
     let mut writes = Vec::new();
     // v1 counts in signed pages; larger than any machine is as good as unlimited.
     let sum = |memory: u64, swap: u64| memory.saturating_add(swap).min(i64::MAX as u64);
@@ -368,9 +387,10 @@ fn writes_v1(limits: &Limits, control: Control, v1: &V1) -> Vec<Write> {
         Control::Pids => writes.extend(limits.pids.map(|pids| must("pids.max", pids))),
         Control::Cpuset => {
             // A new v1 cpuset is empty and takes no process until both are written.
-            writes.push(must("cpuset.cpus", limits.cpuset_cpus.as_ref().unwrap_or(&v1.cpuset.0)));
-            writes.push(must("cpuset.mems", limits.cpuset_mems.as_ref().unwrap_or(&v1.cpuset.1)));
+            writes.push(must("cpuset.cpus", limits.cpuset_cpus.as_ref().unwrap_or(&cpuset.0)));
+            writes.push(must("cpuset.mems", limits.cpuset_mems.as_ref().unwrap_or(&cpuset.1)));
         }
+        Control::CpuTime => {}
     }
     writes
 }

@@ -35,7 +35,6 @@ pub enum Stat {
 }
 
 impl Stat {
-    #[cfg(test)]
     pub(crate) const ALL: [Stat; 12] = [
         Stat::CpuStat,
         Stat::MemoryPeak,

@@ -36,8 +36,28 @@ pub(crate) enum Command {
     /// Images, by the names that docker-image(1) has for what is done with them
     #[command(subcommand, disable_help_subcommand = true)]
     Image(ImageCommand),
-    /// List the containers that run, of this program and of others with the same --root
-    Ps(List),
+    Ps(Ps),
+    Create(Box<Create>),
+    Start(Start),
+    Restart(Restart),
+    /// Stop every process of containers, until they are unpaused
+    Pause(Names),
+    /// Let paused containers go on
+    Unpause(Names),
+    Rm(RmContainers),
+    Logs(Logs),
+    /// Wait until containers have ended, and print their exit codes
+    Wait(Names),
+    Attach(AttachTo),
+    Stats(Stats),
+    Top(Top),
+    Events(Events),
+    Rename(Rename),
+    Update(UpdateLimits),
+    /// Containers, by the names that docker-container(1) has for what is done with them
+    #[command(subcommand, disable_help_subcommand = true)]
+    Container(ContainerCommand),
+    Completion(Completion),
     Exec(Exec),
     Cp(Copy),
     Stop(Stop),
@@ -94,6 +114,33 @@ pub(crate) struct Port {
 
     /// Only this one, 80 or 53/udp
     pub(crate) port: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainerCommand {
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(Ps),
+    Prune(ContainerPrune),
+    #[command(visible_alias = "remove")]
+    Rm(RmContainers),
+    Create(Box<Create>),
+    Start(Start),
+    Stop(Stop),
+    Restart(Restart),
+    Kill(Kill),
+    /// Stop every process of containers, until they are unpaused
+    Pause(Names),
+    /// Let paused containers go on
+    Unpause(Names),
+    Logs(Logs),
+    /// Wait until containers have ended, and print their exit codes
+    Wait(Names),
+    Attach(AttachTo),
+    Stats(Stats),
+    Top(Top),
+    Rename(Rename),
+    Update(UpdateLimits),
+    Exec(Exec),
 }
 
 #[derive(Debug, Subcommand)]
@@ -209,7 +256,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Files")]
     pub(crate) read_only: Option<bool>,
 
-    /// Docker's: the container's files always go with it
+    /// A detached container goes with its files when it ends; any other does anyway
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, help_heading = "Files")]
     pub(crate) rm: Option<bool>,
 
@@ -228,6 +275,26 @@ pub(crate) struct Run {
     /// A resource limit of each process: nofile=1024:2048, core=0, stack=-1; see getrlimit(2)
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits (an error where they can't be enforced)")]
     pub(crate) ulimit: Vec<String>,
+
+    /// End everything after this time: 500ms, 1.5s, 1h30m
+    #[arg(long, value_name = "TIME", help_heading = "Limits (an error where they can't be enforced)")]
+    pub(crate) timeout: Option<String>,
+
+    /// End everything when all processes together have spent this much processor time
+    #[arg(long, value_name = "TIME", help_heading = "Limits (an error where they can't be enforced)")]
+    pub(crate) cpu_time: Option<String>,
+
+    /// End everything when it says more than so many bytes; of what is detached
+    #[arg(long, value_name = "SIZE", help_heading = "Limits (an error where they can't be enforced)")]
+    pub(crate) output_limit: Option<String>,
+
+    /// End everything when it says nothing for so long; of what is detached
+    #[arg(long, value_name = "TIME", help_heading = "Limits (an error where they can't be enforced)")]
+    pub(crate) idle_timeout: Option<String>,
+
+    /// The most that is kept of what a detached container says; the oldest goes [default: 10m]
+    #[arg(long, value_name = "SIZE", help_heading = "Reports")]
+    pub(crate) log_size: Option<String>,
 
     /// Go on with a warning where these limits can't be enforced
     #[arg(
@@ -280,6 +347,10 @@ pub(crate) struct Run {
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", help_heading = "Network")]
     pub(crate) dns_option: Vec<String>,
 
+    /// A name by which others find it. One that is detached keeps it until it is removed
+    #[arg(long, value_name = "NAME", help_heading = "Reports")]
+    pub(crate) name: Option<String>,
+
     /// A label, for `coracle ps --format json`
     #[arg(short, long, value_name = "KEY[=VALUE]", help_heading = "Reports")]
     pub(crate) label: Vec<String>,
@@ -303,6 +374,7 @@ pub(crate) enum BestEffort {
     Memory,
     Cpus,
     Pids,
+    CpuTime,
 }
 
 /// Fetch an image from its registry, also where an older one of that name is here
@@ -335,15 +407,19 @@ pub(crate) struct Push {
     pub(crate) quiet: bool,
 }
 
-/// Print all that is known of images, as JSON with Docker's names
+/// Print all that is known of containers and images, as JSON with Docker's names
 ///
-/// An array with an object for each image. Id is the digest of the config, Digest that of the manifest; Layers tells of each layer
+/// A name is a container's first. An array with an object for each image. Id is the digest of the config, Digest that of the manifest; Layers tells of each layer
 /// whether its blob is stored and whether it's unpacked, with its size in bytes; Added is when the name came here, in seconds
 /// since 1970.
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
+    /// json, or a template: {{.Id}}, {{.State.Status}}, {{json .Config}}
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+
     /// Names, ids, or the beginnings of ids
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "NAME")]
     pub(crate) images: Vec<String>,
 }
 
@@ -566,32 +642,250 @@ pub(crate) struct Copy {
     pub(crate) target: OsString,
 }
 
-/// Ask detached containers to end, and end them if they don't
+/// Ask containers to end, and end them if they don't
 ///
-/// The signal is the image's STOPSIGNAL, else SIGTERM. Prints the id of each that has ended.
+/// The signal is the image's STOPSIGNAL, else SIGTERM. Prints each name that was given of one that has ended. Its files stay until
+/// `coracle rm`, unless it was started with --rm.
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
     /// How long to wait before everything in the container is killed
     #[arg(short = 't', long = "time", visible_alias = "timeout", value_name = "SECONDS", default_value = "10")]
     pub(crate) time: u32,
 
-    /// Ids, or their unambiguous beginnings
-    #[arg(required = true, value_name = "ID")]
+    /// Names, ids, or the unambiguous beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
     pub(crate) ids: Vec<String>,
 }
 
-/// End detached containers at once, or send them a signal
+/// End containers at once, or send them a signal
 ///
-/// Prints the id of each that got it. After SIGKILL everything of the container is gone.
+/// Prints each name that was given of one that got it.
 #[derive(Debug, Args)]
 pub(crate) struct Kill {
     /// A name as SIGHUP or HUP, or a number
     #[arg(short, long, default_value = "SIGKILL")]
     pub(crate) signal: String,
 
-    /// Ids, or their unambiguous beginnings
-    #[arg(required = true, value_name = "ID")]
+    /// Names, ids, or the unambiguous beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
     pub(crate) ids: Vec<String>,
+}
+
+const FILTERS: &str = "\
+Filters: name=PART, id=BEGINNING, label=KEY[=VALUE], status=created|running|paused|exited|dead, ancestor=IMAGE. What is said of different
+things must all be so; of what is said of one thing twice, one of both (of labels, both).
+
+Formats: table, json, or text with {{.ID}}, {{.Names}}, {{.Image}}, {{.Command}}, {{.CreatedAt}}, {{.Status}}, {{.State}}, {{.Owner}},
+{{.Labels}} or {{json .}} in it.";
+
+/// List the containers that run, of this program and of others with the same --root
+#[derive(Debug, Args)]
+#[command(after_help = FILTERS)]
+pub(crate) struct Ps {
+    /// Those that don't run, too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+
+    /// Only those of which this is so
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+
+    /// Ids alone, one a line
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// Print everything in full length
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+
+    /// table, json, or a template
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+}
+
+/// Make a container, and don't start it
+///
+/// The flags are those of `coracle run`. Prints the id. `coracle start` starts it; it stays with its files until `coracle rm`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+/// Start containers that were created, or have ended, with the files that they have
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// Print what it says until it ends, pass signals on, and exit with its code
+    #[arg(short, long)]
+    pub(crate) attach: bool,
+
+    /// Names, ids, or the unambiguous beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+/// Stop containers and start them again: the same id, the same files
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// How long to wait before everything in the container is killed
+    #[arg(short = 't', long = "time", visible_alias = "timeout", value_name = "SECONDS", default_value = "10")]
+    pub(crate) time: u32,
+
+    /// Names, ids, or the unambiguous beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+// No doc comment: it would stand in the help of the commands that take names alone, which have their own.
+#[derive(Debug, Args)]
+pub(crate) struct Names {
+    /// Names, ids, or the unambiguous beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+/// Remove containers with their files
+#[derive(Debug, Args)]
+pub(crate) struct RmContainers {
+    /// Those that run, too
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Names, ids, or the unambiguous beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+/// Remove all containers that don't run, with their files
+#[derive(Debug, Args)]
+pub(crate) struct ContainerPrune {
+    /// Don't ask
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// Print what a container says and said
+///
+/// What it said on standard error goes there. Containers that this or another program runs, and those that have ended and stay; of those
+/// that a program runs with its own streams nothing is kept.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Go on as it says more, until it ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+
+    /// Only the last so many lines; all
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<String>,
+
+    /// Only what was said since: 2024-01-31T12:00:00Z, seconds since 1970, or 10m for ten minutes ago
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+
+    /// Only what was said until then
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+
+    /// Begin each line with its time
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+
+    /// A name, an id, or the unambiguous beginning of one
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) name: String,
+}
+
+/// Print what a container that runs says from now on, pass signals on, and exit with its code
+///
+/// Its input isn't connected.
+#[derive(Debug, Args)]
+pub(crate) struct AttachTo {
+    /// A name, an id, or the unambiguous beginning of one
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) name: String,
+}
+
+/// Print what containers use, again and again
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Once
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+
+    /// table, json, or a template of {{.ID}}, {{.Name}}, {{.CPUPerc}}, {{.MemUsage}}, {{.MemPerc}}, {{.BlockIO}}, {{.PIDs}}
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+
+    /// Names, ids, or the unambiguous beginnings of ids; all that run detached
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+/// Print the processes of a container
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// A name, an id, or the unambiguous beginning of one
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) name: String,
+}
+
+/// Print what happens to containers, as it happens
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// json, or a template of {{.Action}}, {{.ID}}, {{.Time}}, {{json .Actor}}
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+}
+
+/// Give a container another name
+#[derive(Debug, Args)]
+pub(crate) struct Rename {
+    /// A name, an id, or the unambiguous beginning of one
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) name: String,
+
+    /// The new name
+    pub(crate) new: String,
+}
+
+/// Set limits of containers anew
+///
+/// Of one that runs, limits that it was started with; they hold at once, and for its later lives.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateLimits {
+    /// The most memory, page cache included
+    #[arg(short, long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+
+    /// The most processor time a second
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<f64>,
+
+    /// The most processes and threads at once
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) pids_limit: Option<u64>,
+
+    /// Names, ids, or the unambiguous beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) names: Vec<String>,
+}
+
+/// Print what a shell needs to complete this program's words
+///
+/// bash: coracle completion bash >~/.local/share/bash-completion/completions/coracle. zsh: into a file _coracle in $fpath. fish: into
+/// ~/.config/fish/completions/coracle.fish.
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// Say what this machine can do for containers, and what mends it where it can't

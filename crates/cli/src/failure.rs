@@ -94,6 +94,7 @@ fn best_effort(control: Control) -> Option<&'static str> {
         Control::Memory | Control::Swap => Some("memory"),
         Control::Cpu => Some("cpus"),
         Control::Pids => Some("pids"),
+        Control::CpuTime => Some("cpu-time"),
         _ => None,
     }
 }

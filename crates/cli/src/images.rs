@@ -1,8 +1,10 @@
 //! Images that are here: `coracle pull`, `push`, `images`, `inspect`, `tag`, `rmi`, `prune`, `check`.
 
 use crate::arguments::{Check, Format, Inspect, List, Prune, Pull, Push, Remove, Tag};
+use crate::containers;
 use crate::failure::Failure;
 use crate::progress::Meter;
+use crate::template::Style;
 use crate::{json, table};
 use coracle_container::{Removed, SweptKind};
 use indicatif::DecimalBytes;
@@ -90,12 +92,23 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &List) -> Result<u8, Failur
 pub(crate) fn inspect(root: Option<PathBuf>, arguments: &Inspect) -> Result<u8, Failure> {
     let failed = |error| Failure::from(error).code(1);
     let engine = crate::engine(root).map_err(failed)?;
+    let style = Style::read(arguments.format.as_deref()).map_err(|fault| Failure::from(vec![fault]))?;
     let (mut found, mut code) = (Vec::new(), 0);
     for name in &arguments.images {
-        match engine.inspect_image(name) {
+        let inspected = match containers::inspected(&engine, name) {
+            Some(container) => container,
+            None => engine.inspect_image(name).map(|inspection| serde_json::to_value(inspection).unwrap_or_default()),
+        };
+        match inspected {
             Ok(inspection) => found.push(inspection),
             Err(error) => code = failed(error).tell(),
         }
+    }
+    if let Style::Template(template) = style {
+        for value in &found {
+            table::print(&template.line(value).map_err(|fault| Failure::from(vec![fault]).code(1))?)?;
+        }
+        return Ok(code);
     }
     // What was found is printed, and what wasn't is said: docker-inspect(1) does so.
     let text = serde_json::to_string_pretty(&found).map_err(|error| Failure::new(format!("can't write JSON: {error}")).code(1))?;

@@ -23,6 +23,9 @@ pub(crate) fn run(root: Option<PathBuf>, arguments: Run) -> Result<u8, Failure> 
 }
 
 async fn live(builder: ContainerBuilder, arguments: &Run, meter: Option<Meter>) -> Result<u8, Failure> {
+    if arguments.detach {
+        return detach(builder, arguments, meter).await;
+    }
     let mut signals = Signals::new()?;
     let mut early = None;
     let started = {
@@ -51,14 +54,6 @@ async fn live(builder: ContainerBuilder, arguments: &Run, meter: Option<Meter>) 
             say(&format!("warning: {refusal}"));
         }
     }
-    if arguments.detach {
-        let id = container.detach().await?;
-        return match writeln!(std::io::stdout(), "{id}") {
-            Ok(()) => Ok(0),
-            Err(error) => Err(Failure::new(format!("the container {id} runs, but its id couldn't be printed: {error}"))),
-        };
-    }
-
     let status = to_the_end(&container, &mut signals, early == Some(Signal::INT)).await?;
     // What was made for it is taken back before this program says that it's over.
     let removed = container.remove().await;
@@ -70,10 +65,31 @@ async fn live(builder: ContainerBuilder, arguments: &Run, meter: Option<Meter>) 
     {
         say(&summary(&usage));
     }
-    if !arguments.quiet && matches!(status.reason(), Reason::OutOfMemory | Reason::WallClock) {
+    if !arguments.quiet && matches!(status.reason(), Reason::OutOfMemory | Reason::WallClock | Reason::CpuTime) {
         say(&format!("note: the container was {}", status.reason()).replace("was out of", "ran out of"));
     }
     Ok(exit_code(status))
+}
+
+/// Starts one that lives on, and prints its id.
+async fn detach(builder: ContainerBuilder, arguments: &Run, meter: Option<Meter>) -> Result<u8, Failure> {
+    let mut signals = Signals::new()?;
+    let started = tokio::select! {
+        started = builder.start_detached() => started,
+        signal = signals.next() => return Ok(died_by(signal)),
+    };
+    drop(meter);
+    let container = started?;
+    if !arguments.quiet {
+        for refusal in container.waived() {
+            say(&format!("warning: {refusal}"));
+        }
+    }
+    let id = container.id();
+    match writeln!(std::io::stdout(), "{id}") {
+        Ok(()) => Ok(0),
+        Err(error) => Err(Failure::new(format!("the container {id} runs, but its id couldn't be printed: {error}"))),
+    }
 }
 
 /// Passes signals on until the command has ended. Who interrupts twice means it.

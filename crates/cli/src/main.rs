@@ -6,9 +6,12 @@
 
 mod archives;
 mod arguments;
+mod completion;
+mod containers;
 mod cp;
 mod detached;
 mod doctor;
+mod duration;
 mod environment;
 mod exec;
 mod failure;
@@ -21,8 +24,9 @@ mod progress;
 mod ps;
 mod run;
 mod table;
+mod template;
 
-use arguments::{Arguments, Command, ImageCommand};
+use arguments::{Arguments, Command, ContainerCommand, ImageCommand};
 use clap::Parser;
 use coracle_container::{Engine, Error, RegistryClient};
 use failure::Failure;
@@ -53,15 +57,55 @@ fn main() -> ExitCode {
         Command::Load(arguments) | Command::Image(ImageCommand::Load(arguments)) => archives::load(root, arguments),
         Command::Import(arguments) | Command::Image(ImageCommand::Import(arguments)) => archives::import(root, arguments),
         Command::Doctor(arguments) => doctor::run(root, &arguments),
-        Command::Ps(arguments) => ps::list(root, &arguments),
-        Command::Exec(arguments) => exec::run(root, &arguments),
         Command::Cp(arguments) => cp::run(root, &arguments),
-        Command::Stop(arguments) => detached::stop(root, &arguments),
         Command::Network(command) => networks::network(root, command),
         Command::Port(arguments) => networks::port(root, &arguments),
-        Command::Kill(arguments) => detached::kill(root, &arguments),
+        Command::Completion(arguments) => completion::print(arguments.shell),
+        Command::Events(arguments) => containers::events(root, &arguments),
+        Command::Ps(arguments) => container(root, ContainerCommand::Ls(arguments)),
+        Command::Exec(arguments) => container(root, ContainerCommand::Exec(arguments)),
+        Command::Stop(arguments) => container(root, ContainerCommand::Stop(arguments)),
+        Command::Kill(arguments) => container(root, ContainerCommand::Kill(arguments)),
+        Command::Create(arguments) => container(root, ContainerCommand::Create(arguments)),
+        Command::Start(arguments) => container(root, ContainerCommand::Start(arguments)),
+        Command::Restart(arguments) => container(root, ContainerCommand::Restart(arguments)),
+        Command::Pause(arguments) => container(root, ContainerCommand::Pause(arguments)),
+        Command::Unpause(arguments) => container(root, ContainerCommand::Unpause(arguments)),
+        Command::Rm(arguments) => container(root, ContainerCommand::Rm(arguments)),
+        Command::Logs(arguments) => container(root, ContainerCommand::Logs(arguments)),
+        Command::Wait(arguments) => container(root, ContainerCommand::Wait(arguments)),
+        Command::Attach(arguments) => container(root, ContainerCommand::Attach(arguments)),
+        Command::Stats(arguments) => container(root, ContainerCommand::Stats(arguments)),
+        Command::Top(arguments) => container(root, ContainerCommand::Top(arguments)),
+        Command::Rename(arguments) => container(root, ContainerCommand::Rename(arguments)),
+        Command::Update(arguments) => container(root, ContainerCommand::Update(arguments)),
+        Command::Container(command) => container(root, command),
     };
     ExitCode::from(done.unwrap_or_else(|failure| failure.tell()))
+}
+
+/// What has two names: `coracle start` and `coracle container start`.
+fn container(root: Option<PathBuf>, command: ContainerCommand) -> Result<u8, Failure> {
+    match command {
+        ContainerCommand::Ls(arguments) => ps::list(root, &arguments),
+        ContainerCommand::Exec(arguments) => exec::run(root, &arguments),
+        ContainerCommand::Stop(arguments) => detached::stop(root, &arguments),
+        ContainerCommand::Kill(arguments) => detached::kill(root, &arguments),
+        ContainerCommand::Create(arguments) => containers::create(root, &arguments),
+        ContainerCommand::Start(arguments) => containers::start(root, &arguments),
+        ContainerCommand::Restart(arguments) => containers::restart(root, &arguments),
+        ContainerCommand::Pause(arguments) => containers::pause(root, &arguments),
+        ContainerCommand::Unpause(arguments) => containers::unpause(root, &arguments),
+        ContainerCommand::Rm(arguments) => containers::remove(root, &arguments),
+        ContainerCommand::Prune(arguments) => containers::prune(root, &arguments),
+        ContainerCommand::Logs(arguments) => containers::logs(root, &arguments),
+        ContainerCommand::Wait(arguments) => containers::wait(root, &arguments),
+        ContainerCommand::Attach(arguments) => containers::attach(root, &arguments.name),
+        ContainerCommand::Stats(arguments) => containers::stats(root, &arguments),
+        ContainerCommand::Top(arguments) => containers::top(root, &arguments),
+        ContainerCommand::Rename(arguments) => containers::rename(root, &arguments),
+        ContainerCommand::Update(arguments) => containers::update(root, &arguments),
+    }
 }
 
 /// The engine below `--root`, or where it is if nothing is said.

@@ -1,6 +1,7 @@
 //! From the flags of `coracle run` to the description of a container.
 
 use crate::arguments::{BestEffort, Run};
+use crate::duration::duration;
 use crate::environment;
 use crate::failure::Fault;
 use crate::mounts;
@@ -83,11 +84,40 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
             Err(error) => faults.push(Fault::new(format!("--ulimit {error}"), "for example --ulimit nofile=1024:2048")),
         }
     }
+    let mut time = |flag: &str, text: &Option<String>| match text.as_deref().map(|text| duration(flag, text))? {
+        Ok(time) => Some(time),
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
+    };
+    if let Some(wall) = time("--timeout", &arguments.timeout) {
+        builder = builder.wall(wall);
+    }
+    if let Some(most) = time("--cpu-time", &arguments.cpu_time) {
+        builder = builder.cpu_time(most);
+    }
+    if let Some(idle) = time("--idle-timeout", &arguments.idle_timeout) {
+        builder = builder.idle_timeout(idle);
+    }
+    if let Some(most) = &arguments.output_limit {
+        builder = builder.output_limit(most.as_str());
+    }
+    if let Some(most) = &arguments.log_size {
+        builder = builder.log_size(most.as_str());
+    }
+    if let Some(name) = &arguments.name {
+        builder = builder.name(name);
+    }
+    if arguments.detach {
+        builder = builder.auto_remove(arguments.rm == Some(true));
+    }
     for limit in &arguments.best_effort {
         builder = builder.best_effort(match limit {
             BestEffort::Memory => Control::Memory,
             BestEffort::Cpus => Control::Cpu,
             BestEffort::Pids => Control::Pids,
+            BestEffort::CpuTime => Control::CpuTime,
         });
     }
 

@@ -32,6 +32,14 @@ pub(crate) fn run<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send
     Ok(Background(slot))
 }
 
+/// Lets time pass, under any executor. A thread each: for what is done rarely.
+pub(crate) async fn pause(time: std::time::Duration) {
+    match run("coracle-pause", move || std::thread::sleep(time)) {
+        Ok(passed) => passed.await,
+        Err(_) => std::thread::sleep(time),
+    }
+}
+
 impl<T> Future for Background<T> {
     type Output = T;
 

@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::exit::{ExitStatus, Output};
 use crate::image::OnProgress;
+use crate::kept;
 use crate::limits::MemorySize;
 use crate::mount::Mount;
 use crate::names::Dns;
@@ -21,6 +22,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where a container's root comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,12 @@ pub(crate) enum Source {
     Image(String),
     Rootfs(PathBuf),
     OciLayout(PathBuf),
+    /// Of a container that is started again: directories, topmost first, and the image that they were of.
+    Layers {
+        layers: Vec<PathBuf>,
+        image: String,
+        stop_signal: String,
+    },
 }
 
 /// Describes a container. Plain data: setters never fail, nothing happens before [`output`](Self::output),
@@ -54,11 +62,17 @@ pub struct ContainerBuilder {
     pub(crate) init: Option<bool>,
     pub(crate) command: Command,
     pub(crate) log_size: Option<MemorySize>,
+    pub(crate) wall: Option<Duration>,
+    pub(crate) cpu_time: Option<Duration>,
+    pub(crate) output_limit: Option<MemorySize>,
+    pub(crate) idle_timeout: Option<Duration>,
     pub(crate) networks: Vec<Network>,
     pub(crate) publish: Vec<Publish>,
     pub(crate) hosts: Vec<(String, String)>,
     pub(crate) dns: Dns,
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) name: Option<String>,
+    pub(crate) auto_remove: bool,
     pub(crate) best_effort: Vec<Control>,
     pub(crate) progress: Option<OnProgress>,
     pub(crate) files: Vec<(CopyIn, PathBuf)>,
@@ -84,7 +98,7 @@ impl Container {
 }
 
 impl ContainerBuilder {
-    fn new(source: Source) -> Self {
+    pub(crate) fn new(source: Source) -> Self {
         Self {
             engine: None,
             source,
@@ -105,11 +119,17 @@ impl ContainerBuilder {
             init: None,
             command: Command::default(),
             log_size: None,
+            wall: None,
+            cpu_time: None,
+            output_limit: None,
+            idle_timeout: None,
             networks: Vec::new(),
             publish: Vec::new(),
             hosts: Vec::new(),
             dns: Dns::default(),
             labels: BTreeMap::new(),
+            name: None,
+            auto_remove: false,
             best_effort: Vec::new(),
             progress: None,
             files: Vec::new(),
@@ -234,6 +254,36 @@ impl ContainerBuilder {
         self
     }
 
+    /// Everything is ended this long after the start, to the millisecond: [`Reason::WallClock`](crate::Reason::WallClock).
+    #[doc(alias = "timeout")]
+    pub fn wall(mut self, wall: Duration) -> Self {
+        self.wall = Some(wall);
+        self
+    }
+
+    /// Everything is ended when all processes together have spent this much processor time, user and system, those that have ended and those of
+    /// [`exec`](Container::exec) included: [`Reason::CpuTime`](crate::Reason::CpuTime). To a millisecond on each processor. Needs a control
+    /// group that counts (cgroup2's does, without any controller); an error where there is none.
+    pub fn cpu_time(mut self, most: Duration) -> Self {
+        self.cpu_time = Some(most);
+        self
+    }
+
+    /// Everything is ended when it says more than so many bytes, output and error together, or a text as `1m`:
+    /// [`Reason::OutputLimit`](crate::Reason::OutputLimit). What came before is delivered, and not a byte more. Of streams that are pipes or
+    /// a [log](Stdio::log): what goes straight to this process's own streams or to a file isn't counted, and asking for both is an error.
+    pub fn output_limit(mut self, most: impl Into<MemorySize>) -> Self {
+        self.output_limit = Some(most.into());
+        self
+    }
+
+    /// Everything is ended when nothing was said for so long, on output and error: [`Reason::IdleTimeout`](crate::Reason::IdleTimeout). Of streams
+    /// as [`output_limit`](Self::output_limit). A command that waits for its reader says nothing.
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.idle_timeout = Some(time);
+        self
+    }
+
     /// The most that is kept of what goes to the [log](Stdio::log), times and all: bytes, or a text as `1m`; 64 KiB or more, 10 MiB if
     /// nothing is said. What is older goes.
     pub fn log_size(mut self, most: impl Into<MemorySize>) -> Self {
@@ -291,6 +341,19 @@ impl ContainerBuilder {
         self
     }
 
+    /// A name by which others find it, beside its id: letters, digits, `_`, `.` and `-`, of which the first is a letter or digit. No two
+    /// containers of an engine's directory have one name, also not those that have ended and stay.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Whether a container that would [stay](Self::create) goes by itself when it has ended.
+    pub fn auto_remove(mut self, yes: bool) -> Self {
+        self.auto_remove = yes;
+        self
+    }
+
     /// A label, for whoever lists containers.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(key.into(), value.into());
@@ -336,6 +399,33 @@ impl ContainerBuilder {
         container::start(self, &container::PIPED).await
     }
 
+    /// Makes it, and doesn't start it: [`Container::start`] does, now or later, in this process or in another. It stays when it has ended, with
+    /// its files, until [`Container::remove`]; it lives on without this process, and dropping the handle ends nothing. What it says goes to its
+    /// [log](Stdio::log), or nowhere.
+    ///
+    /// # Errors
+    /// [`Error::Description`]; [`Error::NameTaken`]; those of the image; [`Error::State`].
+    pub async fn create(self) -> Result<Container, Error> {
+        kept::create(self).await
+    }
+
+    /// Makes it under a name and starts it, detached: [`create`](Self::create) and [`Container::start`]. Without an end of its own it runs until
+    /// somebody ends it.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create) and [`Container::start`]; what couldn't be started doesn't stay.
+    pub async fn run_detached(self, name: impl Into<String>) -> Result<Container, Error> {
+        kept::run(self.name(name)).await
+    }
+
+    /// The same without a name.
+    ///
+    /// # Errors
+    /// As [`run_detached`](Self::run_detached).
+    pub async fn start_detached(self) -> Result<Container, Error> {
+        kept::run(self).await
+    }
+
     /// Starts it, and answers when it is ready: running, and still there 20 ms later, or as soon after that as it waits for something
     /// (half a second at most).
     ///
@@ -363,6 +453,10 @@ impl fmt::Debug for ContainerBuilder {
             .field("cpus", &self.cpus)
             .field("pids", &self.pids)
             .field("rlimits", &self.rlimits)
+            .field("wall", &self.wall)
+            .field("cpu_time", &self.cpu_time)
+            .field("output_limit", &self.output_limit)
+            .field("idle_timeout", &self.idle_timeout)
             .field("capabilities", &self.capabilities)
             .field("networks", &self.networks)
             .field("publish", &self.publish)

@@ -76,7 +76,7 @@ impl Container {
     /// # Errors
     /// [`Error::Connect`] where nothing listens, or the container has the host's network; [`Error::Start`] where it has ended.
     pub async fn connect(&self, port: u16) -> Result<ContainerStream, Error> {
-        Ok(ContainerStream(self.interior().connect(port)?.await?))
+        Ok(ContainerStream(self.running_interior()?.connect(port)?.await?))
     }
 
     /// The same for who has no runtime and wants none: blocks this thread until it is connected.
@@ -84,7 +84,7 @@ impl Container {
     /// # Errors
     /// As [`connect`](Self::connect).
     pub fn connect_blocking(&self, port: u16) -> Result<TcpStream, Error> {
-        let socket = self.interior().connect(port)?.wait()?;
+        let socket = self.running_interior()?.connect(port)?.wait()?;
         Ok(socket.into_fd().map_err(copied)?.into())
     }
 
@@ -93,7 +93,7 @@ impl Container {
     /// # Errors
     /// As [`connect`](Self::connect); [`Error::Connect`] also where there is no such path, or something else.
     pub async fn connect_unix(&self, path: impl AsRef<Path>) -> Result<ContainerStream, Error> {
-        Ok(ContainerStream(self.interior().connect_unix(path.as_ref())?.await?))
+        Ok(ContainerStream(self.running_interior()?.connect_unix(path.as_ref())?.await?))
     }
 
     /// The same, blocking this thread.
@@ -101,7 +101,7 @@ impl Container {
     /// # Errors
     /// As [`connect_unix`](Self::connect_unix).
     pub fn connect_unix_blocking(&self, path: impl AsRef<Path>) -> Result<UnixStream, Error> {
-        let socket = self.interior().connect_unix(path.as_ref())?.wait()?;
+        let socket = self.running_interior()?.connect_unix(path.as_ref())?.wait()?;
         Ok(socket.into_fd().map_err(copied)?.into())
     }
 }

@@ -8,39 +8,47 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::exec::{ExecBuilder, ExecSummary};
 use crate::exit::{ExitStatus, Output, Usage};
+use crate::kept;
 use crate::last_words::{self, LastWords};
 use crate::logs::Logs;
-use crate::lower::{self, Lowered};
+use crate::lower::{self, Life, Lowered};
 use crate::publish::PublishedPort;
-use crate::state::Description;
+use crate::state::{self, Found};
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
-use coracle_cgroups::{Enforced, Events, Refusal, Stat};
-use coracle_spawn::{Child, Ended, Log, Record, Signal, Starting};
+use coracle_cgroups::{Enforced, Live, Refusal};
+use coracle_spawn::{Child, ENDED, Ended, Interior, Log, Signal, Starting};
 use std::ffi::OsString;
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-/// A container that runs. Dropping it ends it, unless it was detached.
+/// A container. Dropping it ends it, unless it was detached, or stays when it ends: one that was [created](ContainerBuilder::create).
 ///
 /// `Send`, `Sync` and `'static`; every method takes `&self`; it belongs to no runtime. Its supervisor removes everything that was
 /// made for it, also when this process dies.
 #[derive(Debug)]
 #[must_use = "dropping a Container ends it"]
 pub struct Container {
-    child: Child,
-    id: String,
+    /// The life that this handle talks to: none of a container that doesn't run.
+    child: Mutex<Option<Arc<Child>>>,
+    pub(crate) id: String,
+    pub(crate) engine: Engine,
+    pub(crate) run: PathBuf,
     stop_signal: Signal,
     enforced: Vec<Enforced>,
     waived: Vec<Refusal>,
-    statistics: Vec<Stat>,
-    ports: Vec<PublishedPort>,
-    addresses: Vec<Vec<IpAddr>>,
-    log: Option<Log>,
-    /// Of a container that this process started.
+    live: Mutex<Live>,
+    /// Known from the first start on.
+    pub(crate) ports: OnceLock<Vec<PublishedPort>>,
+    pub(crate) addresses: OnceLock<Vec<Vec<IpAddr>>>,
+    log: Mutex<Option<Log>>,
+    pub(crate) kept: bool,
+    /// Of a container that ends with this handle.
     _last_words: Option<LastWords>,
     /// The input, if it is a pipe.
     pub stdin: Option<ContainerStdin>,
@@ -57,13 +65,15 @@ impl Container {
     }
 
     /// The process id of its PID 1, as this process counts. For messages: by the time it is used it may be another's.
+    ///
+    /// 0 of one that doesn't run.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.current().map_or(0, |child| child.id())
     }
 
     /// Its ports that are answered on this host.
     pub fn ports(&self) -> &[PublishedPort] {
-        &self.ports
+        self.ports.get().map_or(&[], Vec::as_slice)
     }
 
     /// Where on this host its TCP port (or its UDP port, if it has no such TCP port) is answered: an address to connect to. None where it
@@ -78,7 +88,7 @@ impl Container {
     /// # }
     /// ```
     pub fn port(&self, container_port: u16) -> Option<SocketAddr> {
-        let of = |udp: bool| self.ports.iter().find(|port| port.container_port == container_port && port.udp == udp);
+        let of = |udp: bool| self.ports().iter().find(|port| port.container_port == container_port && port.udp == udp);
         let mut address = of(false).or_else(|| of(true))?.host;
         if address.ip().is_unspecified() {
             let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
@@ -94,7 +104,7 @@ impl Container {
 
     /// Its addresses in private networks: one list a network, in the order in which they were named, IPv4 first.
     pub fn addresses(&self) -> &[Vec<IpAddr>] {
-        &self.addresses
+        self.addresses.get().map_or(&[], Vec::as_slice)
     }
 
     /// Waits until the command has ended. By many at once, and again later; cancel-safe.
@@ -102,8 +112,10 @@ impl Container {
     /// # Errors
     /// [`Error::Lost`].
     pub async fn wait(&self) -> Result<ExitStatus, Error> {
-        let ended = poll_fn(|cx| self.child.poll_ended(cx)).await?;
-        Ok(self.verdict(&ended).0)
+        match self.current() {
+            Some(child) => Ok(self.verdict(&*poll_fn(|cx| child.poll_ended(cx)).await?).0),
+            None => self.kept_end().map(|(status, _)| status),
+        }
     }
 
     /// How the command ended, if it has.
@@ -111,7 +123,7 @@ impl Container {
     /// # Errors
     /// [`Error::Lost`].
     pub fn try_wait(&self) -> Result<Option<ExitStatus>, Error> {
-        Ok(self.child.try_wait()?.map(|ended| self.verdict(&ended).0))
+        Ok(self.ended()?.map(|(status, _)| status))
     }
 
     /// What it used, once it has ended.
@@ -119,7 +131,7 @@ impl Container {
     /// # Errors
     /// [`Error::Lost`].
     pub fn usage(&self) -> Result<Option<Usage>, Error> {
-        Ok(self.child.try_wait()?.map(|ended| self.verdict(&ended).1))
+        Ok(self.ended()?.map(|(_, usage)| usage))
     }
 
     /// Sends a signal to the command; SIGKILL to everything. One that has ended gets none, which is no error.
@@ -127,7 +139,7 @@ impl Container {
     /// # Errors
     /// [`Error::Start`] where the supervisor can't be asked.
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
-        Ok(self.child.signal(signal)?)
+        Ok(self.talk()?.signal(signal)?)
     }
 
     /// Ends everything at once. Doesn't wait for the end.
@@ -135,7 +147,9 @@ impl Container {
     /// # Errors
     /// As [`signal`](Self::signal).
     pub async fn kill(&self) -> Result<(), Error> {
-        Ok(self.child.kill()?)
+        let child = self.talk()?;
+        self.thaw_to_end();
+        Ok(child.kill()?)
     }
 
     /// Asks the command to end by the image's `StopSignal`, SIGTERM if it names none; ends everything after `grace`. Waits for the end.
@@ -145,23 +159,100 @@ impl Container {
     /// # Errors
     /// As [`wait`](Self::wait) and [`signal`](Self::signal).
     pub async fn stop(&self, grace: Duration) -> Result<ExitStatus, Error> {
-        self.child.stop(self.stop_signal, grace)?;
+        if let Some(child) = self.current_or_attached() {
+            child.stop(self.stop_signal, grace)?;
+            // What is paused can't hear.
+            self.thaw_to_end();
+        }
         self.wait().await
     }
 
-    /// Ends everything, and answers when all that was made for the container is taken back.
+    /// Ends everything, and answers when all that was made for the container is taken back, and the files of one that stays, too.
     ///
     /// # Errors
     /// [`Error::NotRemoved`] with what is left; [`Error::Lost`].
     pub async fn remove(&self) -> Result<(), Error> {
-        self.child.kill()?;
-        self.gone().await
+        if let Some(child) = self.current_or_attached() {
+            child.kill()?;
+            self.thaw_to_end();
+            match self.gone().await {
+                // What it left is taken back with its files.
+                Err(Error::Lost) if self.kept => self.engine.sweep()?,
+                other => other?,
+            }
+        }
+        if self.kept { kept::remove(self).await } else { Ok(()) }
     }
 
     /// Waits until everything is taken back, which the supervisor does by itself when the command has ended.
-    async fn gone(&self) -> Result<(), Error> {
-        let left = poll_fn(|cx| self.child.poll_gone(cx)).await?;
+    pub(crate) async fn gone(&self) -> Result<(), Error> {
+        let Some(child) = self.current() else { return Ok(()) };
+        let left = poll_fn(|cx| child.poll_gone(cx)).await?;
         if left.is_empty() { Ok(()) } else { Err(Error::NotRemoved { left }) }
+    }
+
+    /// The life that this handle talks to, which may be over.
+    pub(crate) fn current(&self) -> Option<Arc<Child>> {
+        self.child.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// The life that runs now: of one that stays, others may have begun it.
+    pub(crate) fn current_or_attached(&self) -> Option<Arc<Child>> {
+        let current = self.current();
+        let over = current.as_ref().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+        if over && self.kept && coracle_spawn::is_alive(&self.run).unwrap_or(false) {
+            let attached = Child::attach(&control_socket(&self.run)).ok()?;
+            self.begins(attached);
+            return self.current();
+        }
+        current
+    }
+
+    /// Takes another life up.
+    pub(crate) fn begins(&self, child: Child) {
+        if let Some(found) = Found::read(&self.run) {
+            *self.live.lock().unwrap_or_else(|e| e.into_inner()) = found.description.live();
+        }
+        let log = child.log().or_else(|| Log::open(&log_file(&self.run)).ok());
+        *self.log.lock().unwrap_or_else(|e| e.into_inner()) = log;
+        *self.child.lock().unwrap_or_else(|e| e.into_inner()) = Some(Arc::new(child));
+    }
+
+    fn talk(&self) -> Result<Arc<Child>, Error> {
+        self.current_or_attached().ok_or_else(|| Error::NotRunning { id: self.id.clone() })
+    }
+
+    pub(crate) fn live(&self) -> Live {
+        self.live.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Where `cgroup.kill` and freezers don't go together, and for signals: what is frozen dies and hears when it is thawed.
+    fn thaw_to_end(&self) {
+        let live = self.live();
+        if live.is_frozen() {
+            let _ = live.thaw();
+        }
+    }
+
+    /// How it ended, by its supervisor's words or by what is kept.
+    fn ended(&self) -> Result<Option<(ExitStatus, Usage)>, Error> {
+        match self.current() {
+            Some(child) => Ok(child.try_wait()?.map(|ended| self.verdict(&ended))),
+            None => match self.kept_end() {
+                Err(Error::NotRunning { .. }) => Ok(None),
+                other => other.map(Some),
+            },
+        }
+    }
+
+    /// The end of a life that is over for longer than this handle is there.
+    fn kept_end(&self) -> Result<(ExitStatus, Usage), Error> {
+        match Ended::read(&self.run.join(ENDED)) {
+            Ok(Some(ended)) => Ok(self.verdict(&ended)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotRunning { id: self.id.clone() }),
+            Ok(None) => Err(Error::Lost),
+            Err(source) => Err(Error::State { attempted: "read", path: self.run.join(ENDED), source }),
+        }
     }
 
     /// Describes one more command in here, which has what the container's own has: user, environment, limits, privileges, view. Nothing
@@ -176,7 +267,12 @@ impl Container {
     /// ```
     pub fn exec<I: IntoIterator<Item = S>, S: Into<OsString>>(&self, command: I) -> ExecBuilder {
         let command = command.into_iter().map(Into::into).collect();
-        ExecBuilder::new(self.child.interior(), command, self.enforced.clone(), self.waived.clone())
+        ExecBuilder::new(self.interior(), command, self.enforced.clone(), self.waived.clone())
+    }
+
+    /// The inside of one that runs, for what is opened and executed there.
+    pub(crate) fn interior(&self) -> Option<Interior> {
+        self.current_or_attached().map(|child| child.interior())
     }
 
     /// The further commands that run in here now, of this process and of others.
@@ -184,7 +280,7 @@ impl Container {
     /// # Errors
     /// [`Error::Start`] where the container has ended.
     pub async fn execs(&self) -> Result<Vec<ExecSummary>, Error> {
-        Ok(self.child.interior().list()?.await?.into_iter().map(ExecSummary::new).collect())
+        Ok(self.talk()?.interior().list()?.await?.into_iter().map(ExecSummary::new).collect())
     }
 
     /// Sends a signal to the further command of this number; SIGKILL to all that it started.
@@ -192,7 +288,7 @@ impl Container {
     /// # Errors
     /// [`Error::Start`] where it, or the container, has ended.
     pub async fn signal_exec(&self, id: u32, signal: Signal) -> Result<(), Error> {
-        Ok(self.child.interior().signal(id, signal)?.await?)
+        Ok(self.talk()?.interior().signal(id, signal)?.await?)
     }
 
     /// What it says and said on the streams that are its [log](Stdio::log): those of [`run`](ContainerBuilder::run), unless its description
@@ -208,12 +304,13 @@ impl Container {
     /// # }
     /// ```
     pub fn logs(&self) -> Logs {
-        Logs::new(self.id.clone(), self.log.clone())
+        let log = self.log.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        // Of one that stays it is there before and after its lives.
+        Logs::new(self.id.clone(), log.or_else(|| Log::open(&log_file(&self.run)).ok()))
     }
 
-    /// Its inside, for what is opened and executed there.
-    pub(crate) fn interior(&self) -> coracle_spawn::Interior {
-        self.child.interior()
+    pub(crate) fn running_interior(&self) -> Result<Interior, Error> {
+        Ok(self.interior().ok_or(coracle_spawn::Error::Ended)?)
     }
 
     /// The limits that hold, and by what.
@@ -232,28 +329,42 @@ impl Container {
     /// # Errors
     /// [`Error::Start`] where the supervisor can't listen for others; then the container goes on as it was.
     pub async fn detach(self) -> Result<String, Error> {
-        self.child.detach()?;
-        poll_fn(|cx| self.child.poll_detached(cx)).await?;
+        if !self.kept {
+            let child = self.talk()?;
+            child.detach()?;
+            poll_fn(|cx| child.poll_detached(cx)).await?;
+        }
         Ok(self.id.clone())
     }
 
-    /// Takes up a detached container.
-    pub(crate) fn attach(record: &Record) -> Result<Self, Error> {
-        let child = Child::attach(&control_socket(&record.path))?;
-        let description: Option<Description> = serde_json::from_slice(&record.description).ok();
-        let (ports, addresses) = description.as_ref().map(|d| (d.ports.clone(), d.addresses.clone())).unwrap_or_default();
-        let stop_signal = description.and_then(|d| d.stop_signal?.parse().ok()).unwrap_or(Signal::TERM);
-        let id = record.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    /// Takes up the container of this name or id, or the one whose id begins so, in the default engine's directory.
+    ///
+    /// # Errors
+    /// As [`Engine::attach`].
+    pub fn attach(name: &str) -> Result<Self, Error> {
+        Engine::shared()?.attach(name)
+    }
+
+    /// A handle of what is there.
+    pub(crate) fn of(engine: &Engine, found: &Found) -> Result<Self, Error> {
+        let child = match found.alive {
+            true => Some(Arc::new(Child::attach(&control_socket(&found.run))?)),
+            false => None,
+        };
+        let description = &found.description;
         Ok(Self {
-            child,
-            id,
-            stop_signal,
+            child: Mutex::new(child),
+            id: found.id.clone(),
+            engine: engine.clone(),
+            run: found.run.clone(),
+            stop_signal: description.stop_signal.as_deref().and_then(|signal| signal.parse().ok()).unwrap_or(Signal::TERM),
             enforced: Vec::new(),
             waived: Vec::new(),
-            statistics: Vec::new(),
-            ports,
-            addresses,
-            log: Log::open(&log_file(&record.path)).ok(),
+            live: Mutex::new(description.live()),
+            ports: known(&description.ports),
+            addresses: known(&description.addresses),
+            log: Mutex::new(Log::open(&log_file(&found.run)).ok()),
+            kept: found.kept,
             _last_words: None,
             stdin: None,
             stdout: None,
@@ -262,10 +373,7 @@ impl Container {
     }
 
     fn verdict(&self, ended: &Ended) -> (ExitStatus, Usage) {
-        let raw: Vec<(Stat, &[u8])> =
-            self.statistics.iter().copied().zip(ended.files.iter().map(Vec::as_slice)).filter(|(_, raw)| !raw.is_empty()).collect();
-        let events = Events::from_raw(raw.iter().copied());
-        (ExitStatus::new(ended, &events), Usage::new(ended, &raw))
+        state::verdict(ended, &self.live().stats())
     }
 }
 
@@ -284,22 +392,24 @@ pub(crate) struct Defaults {
     pub(crate) stdin: fn() -> Stdio,
     pub(crate) stdout: fn() -> Stdio,
     pub(crate) stderr: fn() -> Stdio,
+    pub(crate) can_be_paused: bool,
 }
 
-pub(crate) const PIPED: Defaults = Defaults { stdin: Stdio::piped, stdout: Stdio::piped, stderr: Stdio::piped };
-pub(crate) const COLLECTED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::piped, stderr: Stdio::piped };
-pub(crate) const INHERITED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit };
-const LOGGED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::log, stderr: Stdio::log };
+pub(crate) const PIPED: Defaults = Defaults { stdin: Stdio::piped, stdout: Stdio::piped, stderr: Stdio::piped, can_be_paused: false };
+pub(crate) const COLLECTED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::piped, stderr: Stdio::piped, can_be_paused: false };
+pub(crate) const INHERITED: Defaults =
+    Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit, can_be_paused: false };
+pub(crate) const LOGGED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::log, stderr: Stdio::log, can_be_paused: true };
 
 /// A container as a plan.
-async fn plan(builder: &ContainerBuilder, defaults: &Defaults) -> Result<Lowered, Error> {
+async fn plan(builder: &ContainerBuilder, defaults: &Defaults) -> Result<(Engine, Lowered), Error> {
     // All that is wrong is known before the first effect, a directory for the engine among them.
     let checked = lower::check(builder)?;
     let engine = match &builder.engine {
         Some(engine) => engine.clone(),
         None => Engine::shared()?,
     };
-    lower::lower(&engine, builder, checked, defaults).await
+    lower::lower(&engine, builder, checked, defaults, Life::Only).await.map(|lowered| (engine, lowered))
 }
 
 /// Puts files in, where there are any, before the command is executed.
@@ -319,23 +429,38 @@ async fn executed(starting: Starting, files: Vec<(CopyIn, PathBuf)>) -> Result<S
     Err(copied.err().unwrap_or(Error::Lost))
 }
 
+/// Of one that was started at some time; nothing is known of one that wasn't.
+fn known<T: Clone>(of: &[T]) -> OnceLock<Vec<T>> {
+    if of.is_empty() { OnceLock::new() } else { OnceLock::from(of.to_vec()) }
+}
+
 /// Starts a container.
 pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log, ports, addresses } = plan(&builder, defaults).await?;
+    let (engine, lowered) = plan(&builder, defaults).await?;
+    let Lowered { spawn, id, stop_signal, enforced, waived, live, log, ports, addresses } = lowered;
+    // Held until the container is there, by which others know that the name is taken.
+    let claim = match &builder.name {
+        Some(name) => Some(kept::claim(&engine, name).await?),
+        None => None,
+    };
     let mut child = executed(spawn.start()?, builder.files).await?.await?;
+    drop(claim);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     // Where too many descriptors of this user's were on their way for one more, the file is still there for a command that lives.
     let log = log.and_then(|path| child.log().or_else(|| Log::open(&path).ok()));
     Ok(Container {
-        child,
+        child: Mutex::new(Some(Arc::new(child))),
+        run: engine.0.runs.join(&id),
+        engine,
         stop_signal,
         enforced,
         waived,
-        statistics,
-        ports,
-        addresses,
+        live: Mutex::new(live),
+        ports: ports.into(),
+        addresses: addresses.into(),
         _last_words: log.clone().map(|log| LastWords::new(id.clone(), log)),
-        log,
+        log: Mutex::new(log),
+        kept: false,
         id,
         stdin: stdin.map(ContainerStdin),
         stdout: stdout.map(ContainerStdout),
@@ -346,30 +471,15 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
 /// Feeds, collects, and waits for the end of everything.
 async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Result<Output, Error> {
     let input = builder.command.take_input();
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log: _, ports, addresses } = plan(&builder, defaults).await?;
+    let (_, Lowered { spawn, enforced, waived, live, .. }) = plan(&builder, defaults).await?;
     // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
     let starting = executed(spawn.told_at_end(true).start()?, builder.files).await?;
     let Complete { child, stdout, stderr } = complete::run(starting, input).await?;
-    let (log, _last_words) = (None, None);
-    let container = Container {
-        child,
-        id,
-        stop_signal,
-        enforced,
-        waived,
-        statistics,
-        ports,
-        addresses,
-        log,
-        _last_words,
-        stdin: None,
-        stdout: None,
-        stderr: None,
-    };
-    container.gone().await?;
-    let ended = container.child.try_wait()?.ok_or(Error::Lost)?;
-    let (status, usage) = container.verdict(&ended);
-    let (enforced, waived) = (container.enforced.clone(), container.waived.clone());
+    let left = poll_fn(|cx| child.poll_gone(cx)).await?;
+    if !left.is_empty() {
+        return Err(Error::NotRemoved { left });
+    }
+    let (status, usage) = state::verdict(&*child.try_wait()?.ok_or(Error::Lost)?, &live.stats());
     Ok(Output { status, stdout, stderr, usage, enforced, waived })
 }
 
@@ -412,7 +522,8 @@ pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
         source,
     })?;
     let mut settled = pin!(settled);
-    let ended = poll_fn(|cx| match container.child.poll_ended(cx) {
+    let child = container.talk()?;
+    let ended = poll_fn(|cx| match child.poll_ended(cx) {
         Poll::Ready(ended) => Poll::Ready(Some(ended)),
         Poll::Pending => settled.as_mut().poll(cx).map(|()| None),
     })
@@ -422,7 +533,7 @@ pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
         Some(ended) => {
             let status = container.verdict(&*ended?).0;
             container.gone().await?;
-            let log = container.log.as_ref().and_then(|log| log.tail(last_words::MOST).ok());
+            let log = container.logs().tail(last_words::MOST).collect();
             Err(Error::NotReady { status, log: log.unwrap_or_default() })
         }
     }

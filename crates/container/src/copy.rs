@@ -253,7 +253,8 @@ impl Container {
 pub(crate) async fn before_the_start(interior: Interior, files: Vec<(CopyIn, PathBuf)>) -> Result<(), Error> {
     for (what, target) in files {
         let attempted = format!("copy to {} in the container", target.display());
-        with_opener(interior.clone(), attempted, move |opener, cancelled| copy_in(opener, &what, target.as_os_str(), cancelled)).await?;
+        with_opener(Some(interior.clone()), attempted, move |opener, cancelled| copy_in(opener, &what, target.as_os_str(), cancelled))
+            .await?;
     }
     Ok(())
 }
@@ -270,7 +271,8 @@ impl<F: Fn()> Drop for Cancel<F> {
 
 /// Works with an opener on a thread of its own.
 pub(crate) async fn with_opener<T: Send + 'static>(
-    interior: Interior,
+    // None of a container that doesn't run.
+    interior: Option<Interior>,
     attempted: String,
     work: impl FnOnce(&mut Opener, Arc<AtomicBool>) -> io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
@@ -278,7 +280,7 @@ pub(crate) async fn with_opener<T: Send + 'static>(
         let attempted = attempted.to_owned();
         move |source: io::Error| Error::Copy { attempted, source }
     };
-    let mut opener = interior.opener()?;
+    let mut opener = interior.ok_or(coracle_spawn::Error::Ended)?.opener()?;
     let cancelled = Arc::new(AtomicBool::new(false));
     let cancel = Cancel(cancelled.clone(), opener.canceller().map_err(failed(&attempted))?);
     let work = background::run("coracle-copy", move || work(&mut opener, cancelled)).map_err(failed(&attempted))?;
@@ -493,7 +495,7 @@ impl FileInfo {
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Files {
-    interior: Interior,
+    interior: Option<Interior>,
 }
 
 /// The most that [`Files::read`] reads.

@@ -10,14 +10,15 @@
 
 use crate::container::{Container, control_socket, log_file};
 use crate::error::Error;
+use crate::filter::Filter;
 use crate::image;
 use crate::images::Emptying;
 use crate::logs::Logs;
-use crate::state::{ContainerSummary, Description};
+use crate::state::{ContainerSummary, Found};
 use coracle_cgroups::{Hierarchies, Limits, Owner, Placement, Reason};
 use coracle_image::{Digest, Durability, Platform, Progress, Store};
 use coracle_layers::{LayerStore, Options, Ownership};
-use coracle_spawn::{IdMap, Log, Record};
+use coracle_spawn::{IdMap, Log};
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -166,58 +167,63 @@ impl Engine {
     /// # Errors
     /// [`Error::State`].
     pub fn containers(&self) -> Result<Vec<ContainerSummary>, Error> {
+        self.list(&Filter::new().running())
+    }
+
+    /// The containers below this directory that a filter lets through, newest first: those that run, and those that stay. What dead ones left
+    /// is taken back first.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn list(&self, filter: &Filter) -> Result<Vec<ContainerSummary>, Error> {
         self.sweep()?;
-        let records = Record::list(&self.0.runs).map_err(|source| self.state("list", &self.0.runs, source))?;
-        let mut all: Vec<_> = records
-            .into_iter()
-            .filter(|record| record.alive)
-            .filter_map(|record| {
-                let description: Description = serde_json::from_slice(&record.description).ok()?;
-                Some(description.summary(record.path.file_name()?.to_str()?, control_socket(&record.path).exists()))
-            })
-            .collect();
+        let mut all: Vec<_> = self.found()?.into_iter().map(Found::summary).filter(|summary| filter.has(summary)).collect();
         all.sort_by(|a, b| (b.created, &a.id).cmp(&(a.created, &b.id)));
         Ok(all)
     }
 
-    /// Takes up a detached container by its id or the unambiguous beginning of it. Dropping this handle doesn't end it.
+    /// Takes up a container that runs detached, or that stays, by its name, its id or the unambiguous beginning of that. Dropping this handle
+    /// doesn't end it.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`]; [`Error::NotDetached`]; [`Error::Start`] where nobody answers.
-    pub fn attach(&self, id: &str) -> Result<Container, Error> {
-        let record = self.record(id)?;
-        if !control_socket(&record.path).exists() {
-            let id = record.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Err(Error::NotDetached { id });
+    pub fn attach(&self, name: &str) -> Result<Container, Error> {
+        let found = self.named(name)?;
+        if !found.kept && !control_socket(&found.run).exists() {
+            return Err(Error::NotDetached { id: found.id });
         }
-        Container::attach(&record)
+        Container::of(self, &found)
     }
 
-    /// What a container says and said that runs below this directory, of this process or of another, by its id or the unambiguous
-    /// beginning of it.
+    /// What a container says and said, of this process or of another, by its name, its id or the unambiguous beginning of that.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`]; [`Error::State`].
-    pub fn logs(&self, id: &str) -> Result<Logs, Error> {
-        let record = self.record(id)?;
-        let id = record.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let log = match Log::open(&log_file(&record.path)) {
+    pub fn logs(&self, name: &str) -> Result<Logs, Error> {
+        let found = self.named(name)?;
+        let log = match Log::open(&log_file(&found.run)) {
             Ok(log) => Some(log),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(source) => return Err(self.state("read", &log_file(&record.path), source)),
+            Err(source) => return Err(self.state("read", &log_file(&found.run), source)),
         };
-        Ok(Logs::new(id, log))
+        Ok(Logs::new(found.id, log))
     }
 
-    /// The one container that lives whose id begins so.
-    fn record(&self, id: &str) -> Result<Record, Error> {
-        let records = Record::list(&self.0.runs).map_err(|source| self.state("list", &self.0.runs, source))?;
-        let named =
-            |r: &Record| r.alive && r.path.file_name().and_then(|n| n.to_str()).is_some_and(|n| !id.is_empty() && n.starts_with(id));
-        let mut found = records.into_iter().filter(named);
-        match (found.next(), found.next()) {
-            (Some(record), None) => Ok(record),
-            _ => Err(Error::NoSuchContainer { id: id.to_owned() }),
+    fn found(&self) -> Result<Vec<Found>, Error> {
+        let all = Found::all(&self.0.runs).map_err(|source| self.state("list", &self.0.runs, source))?;
+        Ok(all.into_iter().filter(|found| found.alive || found.kept).collect())
+    }
+
+    /// The one container of this name or id, or whose id begins so.
+    pub(crate) fn named(&self, name: &str) -> Result<Found, Error> {
+        let mut all = self.found()?;
+        if let Some(at) = all.iter().position(|found| found.description.name.as_deref() == Some(name) || found.id == name) {
+            return Ok(all.swap_remove(at));
+        }
+        all.retain(|found| !name.is_empty() && found.id.starts_with(name));
+        match (all.pop(), all.pop()) {
+            (Some(found), None) => Ok(found),
+            _ => Err(Error::NoSuchContainer { id: name.to_owned() }),
         }
     }
 

@@ -91,6 +91,25 @@ pub enum Error {
     },
     /// The supervisor was killed, and the container with it: how it ended isn't known.
     Lost,
+    /// The container doesn't run.
+    NotRunning {
+        /// Its id.
+        id: String,
+    },
+    /// The container goes when it ends, so it can't be started again, and has no name that could be changed.
+    NotKept {
+        /// Its id.
+        id: String,
+    },
+    /// Another container has this name.
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        id: String,
+    },
+    /// Control groups of a container that runs.
+    Cgroups(coracle_cgroups::Error),
     /// What the container says isn't kept.
     NoLog {
         /// Its id.
@@ -127,8 +146,12 @@ impl fmt::Display for Error {
                 }
                 log.iter().try_for_each(|line| write!(f, "\n  {}", last_words::plain(&line.bytes)))
             }
+            Self::NotRunning { id } => write!(f, "the container {id} doesn't run"),
+            Self::NotKept { id } => write!(f, "the container {id} goes when it ends: it can't be started again or renamed"),
+            Self::NameTaken { name, id } => write!(f, "the name {name} is taken by the container {id}"),
+            Self::Cgroups(error) => error.fmt(f),
             Self::NoLog { id } => write!(f, "what the container {id} says isn't kept"),
-            Self::NoSuchContainer { id } => write!(f, "no container {id} runs here"),
+            Self::NoSuchContainer { id } => write!(f, "no container {id} is here"),
             Self::NotDetached { id } => write!(f, "the container {id} answers only the program that started it: it isn't detached"),
             Self::State { attempted, path, source } => write!(f, "can't {attempted} {}: {source}", path.display()),
             Self::NotRemoved { left } => {
@@ -163,7 +186,17 @@ impl std::error::Error for Error {
             Self::Start(error) => error.source(),
             Self::State { source, .. } | Self::Copy { source, .. } => Some(source),
             Self::Network(error) => error.source(),
+            Self::Cgroups(error) => error.source(),
             _ => None,
+        }
+    }
+}
+
+impl From<coracle_cgroups::Error> for Error {
+    fn from(error: coracle_cgroups::Error) -> Self {
+        match error {
+            coracle_cgroups::Error::Refused(refused) => Self::Limits { refused },
+            error => Self::Cgroups(error),
         }
     }
 }
@@ -230,13 +263,17 @@ impl Error {
             Self::NoSuchNetwork { name } => Some(format!("make it: coracle network create {name}, or Engine::create_network")),
             Self::NetworkInUse { .. } => Some("end them first: `coracle ps` lists containers".into()),
             Self::NotReady { .. } => Some("to run a command to its end and see what it said, use output() and not run()".into()),
-            Self::NoSuchContainer { .. } => Some("`coracle ps` lists those that run".into()),
+            Self::NoSuchContainer { .. } => Some("`coracle ps -a` lists those that are here".into()),
             Self::NotDetached { .. } => {
                 Some("detach it there by Container::detach(), or start it detached: coracle run -d".into())
             }
             Self::State { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("choose a directory of your own: Engine::builder().root(..), --root DIR, or CORACLE_ROOT".into())
             }
+            Self::NotRunning { .. } => Some("start it: Container::start(), coracle start".into()),
+            Self::NotKept { .. } => Some("make it by create() or run_detached(..), by which a container stays".into()),
+            Self::NameTaken { .. } => Some("take another name, or remove or rename that one".into()),
+            Self::Cgroups(error) => error.remedy(),
             Self::NoLog { .. } => Some("start it with .stdout(Stdio::log()).stderr(Stdio::log()), as run() does by itself".into()),
             Self::Copy { source, .. } => match source.kind() {
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount something writable there: Mount::tmpfs(..), --tmpfs".into()),

@@ -23,7 +23,8 @@ use std::time::Duration;
 #[derive(Clone)]
 #[must_use = "a description does nothing until output(), status() or spawn()"]
 pub struct ExecBuilder {
-    interior: Interior,
+    /// None of a container that doesn't run.
+    interior: Option<Interior>,
     words: Vec<OsString>,
     workdir: Option<PathBuf>,
     user: Option<OsString>,
@@ -51,7 +52,7 @@ fn verdict(ended: &Ended) -> (ExitStatus, Usage) {
 }
 
 impl ExecBuilder {
-    pub(crate) fn new(interior: Interior, words: Vec<OsString>, enforced: Vec<Enforced>, waived: Vec<Refusal>) -> Self {
+    pub(crate) fn new(interior: Option<Interior>, words: Vec<OsString>, enforced: Vec<Enforced>, waived: Vec<Refusal>) -> Self {
         Self { interior, words, workdir: None, user: None, command: Command::default(), wall: None, background: false, enforced, waived }
     }
 
@@ -139,7 +140,7 @@ impl ExecBuilder {
         if let Some(wall) = self.wall {
             exec = exec.wall(wall);
         }
-        Ok(self.interior.start(exec)?)
+        Ok(self.interior.as_ref().ok_or(coracle_spawn::Error::Ended)?.start(exec)?)
     }
 
     async fn run_to_the_end(mut self, defaults: &Defaults) -> Result<Output, Error> {

@@ -22,6 +22,15 @@ pub enum Reason {
     Killed,
     /// It was one more command in a container, and the container ended.
     ContainerEnded,
+    /// The processor time was spent: [`cpu_time`](crate::ContainerBuilder::cpu_time).
+    CpuTime,
+    /// It said too much: [`output_limit`](crate::ContainerBuilder::output_limit).
+    OutputLimit,
+    /// It said nothing for too long: [`idle_timeout`](crate::ContainerBuilder::idle_timeout).
+    IdleTimeout,
+    /// The kernel refused it a process for the limit on those, and the command failed afterwards, by an exit code other than 0 or a signal;
+    /// [`ExitStatus::code`] and [`ExitStatus::signal`] tell which.
+    Pids,
 }
 
 impl fmt::Display for Reason {
@@ -33,6 +42,10 @@ impl fmt::Display for Reason {
             Self::WallClock => f.write_str("out of time: the wall clock ran out"),
             Self::Killed => f.write_str("killed"),
             Self::ContainerEnded => f.write_str("killed: the container ended"),
+            Self::CpuTime => f.write_str("out of time: the processor time was spent"),
+            Self::OutputLimit => f.write_str("killed: it said more than was allowed"),
+            Self::IdleTimeout => f.write_str("killed: it said nothing for too long"),
+            Self::Pids => f.write_str("failed after the limit on processes was hit"),
         }
     }
 }
@@ -49,11 +62,16 @@ impl ExitStatus {
         let status = ended.status;
         let reason = match (ended.killed_by, status.code(), status.signal()) {
             // It may have ended by itself just before it was killed.
+            (_, Some(code), _) if code != 0 && events.pids_limit_hits > 0 => Reason::Pids,
             (_, Some(code), _) => Reason::Code(code),
+            (KilledBy::CpuTime, ..) => Reason::CpuTime,
+            (KilledBy::OutputLimit, ..) => Reason::OutputLimit,
+            (KilledBy::Idle, ..) => Reason::IdleTimeout,
             (KilledBy::WallClock, ..) => Reason::WallClock,
             (KilledBy::Container, ..) => Reason::ContainerEnded,
             (KilledBy::Handle | KilledBy::Lifeline | KilledBy::Grace, ..) => Reason::Killed,
             (_, _, Some(Signal::KILL)) if events.oom_killed() => Reason::OutOfMemory,
+            (_, _, Some(_)) if events.pids_limit_hits > 0 => Reason::Pids,
             (_, _, Some(signal)) => Reason::Signal(signal),
             _ => Reason::Killed,
         };

@@ -12,12 +12,14 @@ use crate::network::{Kind, Wanted};
 use crate::networks;
 use crate::publish::{Publish, PublishedPort};
 use crate::rootfs::{self, Lower};
+use crate::spec::Resolved;
 use crate::state::Description;
 use crate::stdio::Stdio;
-use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Refusal, Stat, Step, Version};
+use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Live, Refusal, Step, Version};
+use coracle_image::Lease;
 use coracle_image::{ImageConfig, Reference};
 use coracle_spawn::seccomp::Filter;
-use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, Effect, Init, Mount, Namespaces, Signal, Spawn, Undo};
+use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, ENDED, Effect, Init, Mount, Namespaces, Signal, Spawn, Undo};
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -33,6 +35,7 @@ pub(crate) struct Checked {
     networks: Vec<Wanted>,
     /// Bytes of a log, where one is kept.
     log_size: u64,
+    output_limit: Option<u64>,
 }
 
 /// What is kept of what a container says, if nothing is said.
@@ -45,7 +48,7 @@ pub(crate) struct Lowered {
     pub(crate) stop_signal: Signal,
     pub(crate) enforced: Vec<Enforced>,
     pub(crate) waived: Vec<Refusal>,
-    pub(crate) statistics: Vec<Stat>,
+    pub(crate) live: Live,
     pub(crate) ports: Vec<PublishedPort>,
     pub(crate) addresses: Vec<Vec<IpAddr>>,
     /// Where what it says is kept, if it is.
@@ -65,6 +68,7 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
             Ok(parsed) => reference = Some(parsed),
             Err(p) => problem(p.what, p.remedy.as_deref()),
         },
+        Source::Layers { .. } => {}
         Source::Rootfs(path) | Source::OciLayout(path) => {
             if !path.is_dir() {
                 problem(format!("{} isn't a directory", path.display()), None);
@@ -86,6 +90,15 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
         limits = limits.pids(pids);
     }
 
+    if let Some(time) = builder.cpu_time {
+        limits = limits.cpu_time(time);
+    }
+    let mut output_limit = None;
+    match builder.output_limit.as_ref().map(MemorySize::bytes) {
+        Some(Ok(bytes)) => output_limit = Some(bytes),
+        Some(Err(error)) => problem(format!("the limit on output: {error}"), error.remedy().as_deref()),
+        None => {}
+    }
     let mut log_size = LOG_SIZE;
     match builder.log_size.as_ref().map(MemorySize::bytes) {
         Some(Ok(bytes)) => log_size = bytes.min(1 << 40),
@@ -179,21 +192,22 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
     problems.extend(builder.publish.iter().filter_map(Publish::problem));
     problems.extend(names::check(builder));
     if problems.is_empty() {
-        Ok(Checked { reference, limits, capabilities, mounts, networks, log_size })
+        Ok(Checked { reference, limits, capabilities, mounts, networks, log_size, output_limit })
     } else {
         Err(Error::Description { problems })
     }
 }
 
-/// Puts the whole plan together. The only effects are the image's: fetched and unpacked layers.
-pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: Checked, defaults: &Defaults) -> Result<Lowered, Error> {
-    let id = new_id();
-    let run = engine.0.runs.join(&id);
+/// What a container stands on, and what its image says.
+pub(crate) struct Ground {
+    lower: Lower,
+    config: Option<ImageConfig>,
+    pub(crate) lease: Option<Lease>,
+    name: String,
+}
 
-    // Limits before images: nobody waits for a download to hear that there is no memory controller.
-    let placement = engine.place(&checked.limits).map_err(cgroups_error)?.best_effort(&builder.best_effort);
-    let cgroups = placement.plan(&id).map_err(cgroups_error)?;
-
+/// Finds what a container stands on. Images are fetched and unpacked.
+pub(crate) async fn ground(engine: &Engine, builder: &ContainerBuilder, checked: &Checked) -> Result<Ground, Error> {
     let (lower, config, lease, name) = match &builder.source {
         Source::Rootfs(path) => {
             let path = path.canonicalize().map_err(|source| Error::State { attempted: "find", path: path.clone(), source })?;
@@ -213,15 +227,94 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
             let Ready { image, lower, lease } = image::from_layout(engine, path.clone()).await?;
             (Lower::Layers(lower), Some(image.config), Some(lease), path.display().to_string())
         }
+        Source::Layers { layers, image, .. } => (Lower::Layers(layers.clone()), None, None, image.clone()),
     };
+    Ok(Ground { lower, config, lease, name })
+}
 
+impl Ground {
+    /// What a container is made of that is to be started again, whatever becomes of its image.
+    pub(crate) fn resolve(&self, builder: &ContainerBuilder, id: &str) -> Result<Resolved, Error> {
+        let config = self.config.as_ref();
+        let layers = match &self.lower {
+            Lower::Layers(layers) if config.is_some() => layers.clone(),
+            Lower::Layers(_) => Vec::new(),
+            Lower::HostByDirectories => {
+                let what = "a container over this machine's own root can't stay when it has ended, as a plain user's".into();
+                let remedy = Some("take a directory or an image as its root, or run()".into());
+                return Err(Error::Description { problems: vec![Problem { what, remedy }] });
+            }
+        };
+        Ok(Resolved {
+            layers,
+            image: self.name.clone(),
+            words: command(builder, config)?,
+            env: environment(builder, config, &hostname(builder, id)),
+            workdir: workdir(builder, config),
+            user: user(builder, config),
+            stop_signal: stop_signal(builder, config).number().to_string(),
+        })
+    }
+}
+
+fn hostname(builder: &ContainerBuilder, id: &str) -> String {
+    builder.hostname.clone().unwrap_or_else(|| id[..12].to_owned())
+}
+
+fn workdir(builder: &ContainerBuilder, config: Option<&ImageConfig>) -> Option<PathBuf> {
+    builder.workdir.clone().or_else(|| config?.working_dir.clone().filter(|d| !d.is_empty()).map(PathBuf::from))
+}
+
+fn user(builder: &ContainerBuilder, config: Option<&ImageConfig>) -> Option<OsString> {
+    builder.user.clone().or_else(|| config?.user.clone().map(OsString::from))
+}
+
+fn stop_signal(builder: &ContainerBuilder, config: Option<&ImageConfig>) -> Signal {
+    let word = match &builder.source {
+        Source::Layers { stop_signal, .. } => Some(&stop_signal[..]),
+        _ => config.and_then(|c| c.stop_signal.as_deref()),
+    };
+    word.and_then(|s| s.parse().ok()).unwrap_or(Signal::TERM)
+}
+
+/// Which life of a container is begun.
+pub(crate) enum Life {
+    /// The only one: everything goes with it.
+    Only,
+    /// One of a container that stays, with what is kept of it.
+    Another { id: String, description: Box<Description> },
+}
+
+/// Puts the whole plan together. The only effects are the image's: fetched and unpacked layers.
+pub(crate) async fn lower(
+    engine: &Engine,
+    builder: &ContainerBuilder,
+    checked: Checked,
+    defaults: &Defaults,
+    life: Life,
+) -> Result<Lowered, Error> {
+    let id = match &life {
+        Life::Only => new_id(),
+        Life::Another { id, .. } => id.clone(),
+    };
+    let kept = matches!(life, Life::Another { .. });
+    let run = engine.0.runs.join(&id);
+
+    // Limits before images: nobody waits for a download to hear that there is no memory controller.
+    let placement = engine.place(&checked.limits).map_err(cgroups_error)?.best_effort(&builder.best_effort);
+    // What may be paused, where that costs a hierarchy of its own: who waits for an output can't ask for it.
+    let placement = if defaults.can_be_paused { placement.freezer() } else { placement };
+    let cgroups = placement.plan(&id).map_err(cgroups_error)?;
+    let live = cgroups.live();
+
+    let Ground { lower, config, lease, name } = ground(engine, builder, &checked).await?;
     let words = command(builder, config.as_ref())?;
-    let stop_signal = config.as_ref().and_then(|c| c.stop_signal.as_deref()).and_then(|s| s.parse().ok()).unwrap_or(Signal::TERM);
+    let stop_signal = stop_signal(builder, config.as_ref());
     let mut spawn = Spawn::new(&words[0]).args(&words[1..]);
     if let Some(map) = &engine.0.id_map {
         spawn = spawn.id_map(map.clone());
     }
-    let hostname = builder.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
+    let hostname = hostname(builder, &id);
     let host_network = builder.networks.iter().any(|network| network.kind == Kind::Host);
     let shared = builder.networks.iter().any(|network| matches!(network.kind, Kind::Container(_) | Kind::Shared(_)));
     if !host_network && !shared {
@@ -236,23 +329,34 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     let networks: Vec<_> = builder.networks.iter().cloned().zip(checked.networks).collect();
     let (with_networks, attached) = networks::attach(engine, spawn, &networks, ports)?;
     spawn = with_networks;
-
-    let description = Description {
-        image: name,
-        command: words.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        owner: std::process::id(),
-        labels: builder.labels.clone(),
-        stop_signal: Some(stop_signal.number().to_string()),
-        ports: attached.ports.clone(),
-        addresses: attached.addresses.clone(),
+    let (ports, addresses) = (attached.ports.clone(), attached.addresses.clone());
+    let description = match life {
+        Life::Another { description, .. } => Description { live: live.to_string(), spec: None, ports, addresses, ..*description },
+        Life::Only => Description {
+            image: name,
+            command: words.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            owner: std::process::id(),
+            labels: builder.labels.clone(),
+            stop_signal: Some(stop_signal.number().to_string()),
+            name: builder.name.clone(),
+            live: live.to_string(),
+            auto_remove: true,
+            spec: None,
+            ports,
+            addresses,
+        },
     };
+    let goes = description.auto_remove;
     let description = serde_json::to_vec(&description).unwrap_or_default();
 
-    spawn = spawn.effect(Effect::RunDirectory { parent: engine.0.runs.clone(), name: id.clone(), description });
+    spawn = spawn.effect(match kept {
+        false => Effect::RunDirectory { parent: engine.0.runs.clone(), name: id.clone(), description },
+        true => Effect::ResumeRunDirectory { path: run.clone(), description },
+    });
     spawn = spawn.listen(control_socket(&run));
     spawn = spawn.namespaces(if host_network { Namespaces::all() - Namespaces::NETWORK } else { Namespaces::all() });
-    spawn = rootfs::add(spawn, lower, &run, engine.0.id_map.is_some())?;
+    spawn = rootfs::add(spawn, lower, &run, engine.0.id_map.is_some(), kept)?;
 
     spawn = spawn.mounts(Mount::standard());
     spawn = spawn.mounts(names::files(builder, &hostname, &attached));
@@ -277,9 +381,8 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     for (key, value) in environment(builder, config.as_ref(), &hostname) {
         spawn = spawn.env(key, value);
     }
-    let user = builder.user.clone().or_else(|| config.as_ref()?.user.clone().map(OsString::from)).unwrap_or_else(|| "0".into());
-    let workdir = builder.workdir.clone().or_else(|| config.as_ref()?.working_dir.clone().filter(|d| !d.is_empty()).map(PathBuf::from));
-    spawn = spawn.user(user).current_dir_made(workdir.unwrap_or_else(|| "/".into()));
+    let user = user(builder, config.as_ref()).unwrap_or_else(|| "0".into());
+    spawn = spawn.user(user).current_dir_made(workdir(builder, config.as_ref()).unwrap_or_else(|| "/".into()));
     spawn = spawn.capabilities(checked.capabilities).seccomp(Filter::docker_default(checked.capabilities.bits()));
     for limit in &builder.rlimits {
         spawn = spawn.rlimit(*limit);
@@ -292,12 +395,30 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
 
     let outputs = [(&builder.command.stdout, defaults.stdout), (&builder.command.stderr, defaults.stderr)];
     let logged = outputs.iter().any(|(said, default)| said.as_ref().map_or_else(|| default().is_log(), Stdio::is_log));
+    let counted = builder.output_limit.is_some() || builder.idle_timeout.is_some();
+    let seen = outputs.iter().all(|(said, default)| said.as_ref().map_or_else(|| default().can_be_counted(), Stdio::can_be_counted));
+    if counted && !seen {
+        let what = "what goes straight to this process's streams or to a file can't be counted, and a limit is asked for".into();
+        let remedy = "take output() or run(), or give both outputs Stdio::piped(), Stdio::log() or Stdio::null()".to_owned();
+        return Err(Error::Description { problems: vec![Problem { what, remedy: Some(remedy) }] });
+    }
+    if let Some(wall) = builder.wall {
+        spawn = spawn.wall(wall);
+    }
+    if let (Some(time), Some(usage)) = (builder.cpu_time, &cgroups.cpu_usage) {
+        spawn = spawn.cpu_time(time, usage);
+    }
+    if let Some(most) = checked.output_limit {
+        spawn = spawn.output_limit(most);
+    }
+    if let Some(time) = builder.idle_timeout {
+        spawn = spawn.idle_timeout(time);
+    }
     let log = logged.then(|| log_file(&run));
     if let Some(log) = &log {
         spawn = spawn.log(log, checked.log_size);
     }
 
-    let statistics = cgroups.read_at_end.iter().map(|(stat, _)| *stat).collect();
     let (enforced, waived) = (cgroups.enforced.clone(), cgroups.waived.clone());
     spawn = add_cgroups(spawn, engine, cgroups);
     if let Some(lease) = lease {
@@ -305,9 +426,16 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
         spawn = spawn.hold(lease.into_fd()).undo(Undo::RemoveTree(path));
     }
     // Last, because it holds the record of all the others.
-    spawn = spawn.undo(Undo::RemoveTree(run));
+    spawn = match kept {
+        false => spawn.undo(Undo::RemoveTree(run)),
+        true if goes => spawn.detached(true).undo(Undo::RemoveTree(run)),
+        true => {
+            let gone = |name: &str| Undo::RemoveTree(run.join(name));
+            spawn.detached(true).ended(run.join(ENDED)).undo(gone("control")).undo(gone("paused")).undo(gone("record"))
+        }
+    };
     let (ports, addresses) = (attached.ports, attached.addresses);
-    Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics, log, ports, addresses })
+    Ok(Lowered { spawn, id, stop_signal, enforced, waived, live, log, ports, addresses })
 }
 
 fn cgroups_error(error: coracle_cgroups::Error) -> Error {
@@ -318,7 +446,7 @@ fn cgroups_error(error: coracle_cgroups::Error) -> Error {
 }
 
 /// 16 hexadecimal digits that nobody else has.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     let mut bytes = [0u8; 8];
     let mut filled = 0;
     while filled < bytes.len() {

@@ -73,6 +73,40 @@ impl Publish {
         self
     }
 
+    /// As words that [`from_kept`](Self::from_kept) reads.
+    pub(crate) fn kept(&self) -> (String, bool) {
+        let words = match &self.words {
+            Err(_) => String::new(),
+            Ok(Words { host, host_port, container_port, count, transport }) => {
+                let range = |from: u16| if *count > 1 { format!("{from}-{}", from + (count - 1)) } else { from.to_string() };
+                let host = match host {
+                    None => String::new(),
+                    Some(IpAddr::V6(host)) => format!("[{host}]:"),
+                    Some(host) => format!("{host}:"),
+                };
+                let host_port = match (*host_port, host.is_empty()) {
+                    (0, true) => String::new(),
+                    (0, false) => ":".into(),
+                    (port, _) => range(port) + ":",
+                };
+                format!("{host}{host_port}{}/{transport}", range(*container_port))
+            }
+        };
+        (words, self.everywhere)
+    }
+
+    pub(crate) fn from_kept((words, everywhere): &(String, bool)) -> Self {
+        Self { everywhere: *everywhere, ..words.as_str().into() }
+    }
+
+    /// The very port that one had.
+    pub(crate) fn again(port: &PublishedPort) -> Self {
+        let transport = if port.udp { Transport::Udp } else { Transport::Tcp };
+        let words =
+            Words { host: Some(port.host.ip()), host_port: port.host.port(), container_port: port.container_port, count: 1, transport };
+        Self { words: Ok(words), everywhere: false }
+    }
+
     pub(crate) fn problem(&self) -> Option<Problem> {
         let remedy = Some("[ADDRESS:][PORT:]PORT[/udp], for example 8080:80 or 127.0.0.1:5300-5310:5300-5310/udp".into());
         self.words.as_ref().err().map(|what| Problem { what: what.clone(), remedy })

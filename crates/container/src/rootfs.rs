@@ -20,16 +20,22 @@ pub(crate) enum Lower {
 const NOT_OF_THE_HOST: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/lost+found"];
 
 /// Adds a root over `lower` whose changes are kept in the run directory.
-pub(crate) fn add(mut spawn: Spawn, lower: Lower, run: &Path, userxattr: bool) -> Result<Spawn, Error> {
+///
+/// Those of one that is `kept` may be there already, and are to be whole after a power cut as far as its programs saw to it.
+pub(crate) fn add(mut spawn: Spawn, lower: Lower, run: &Path, userxattr: bool, kept: bool) -> Result<Spawn, Error> {
     let (upper, work) = (run.join("upper"), run.join("work"));
-    let directory = |path: &Path| Effect::MakeDirectory { path: path.to_owned(), mode: 0o755 };
+    let make = |path: &Path, mode| match kept {
+        true => Effect::EnsureDirectory { path: path.to_owned(), mode },
+        false => Effect::MakeDirectory { path: path.to_owned(), mode },
+    };
+    let directory = |path: &Path| make(path, 0o755);
     // `/` shows the bits of the upper directory, so they are those of what it lies on.
     let top = match &lower {
         Lower::Layers(lower) => lower.first().and_then(|top| fs::metadata(top).ok()),
         Lower::HostByDirectories => None,
     };
     let mode = top.map_or(0o755, |top| top.mode() & 0o7777);
-    spawn = spawn.effect(Effect::MakeDirectory { path: upper.clone(), mode }).effect(directory(&work));
+    spawn = spawn.effect(make(&upper, mode)).effect(directory(&work));
     if let Lower::Layers(lower) = &lower {
         // A plain user's container may not write into a directory of somebody else's, and has files to put into /etc. In the upper
         // directory it is the user's own, over what is in the lower one.
@@ -39,7 +45,7 @@ pub(crate) fn add(mut spawn: Spawn, lower: Lower, run: &Path, userxattr: bool) -
         }
     }
     // The files go with the container: whether they reached the disk is nobody's concern.
-    let overlay = |lower: Vec<PathBuf>| Overlay::new(lower).userxattr(userxattr).volatile(true);
+    let overlay = |lower: Vec<PathBuf>| Overlay::new(lower).userxattr(userxattr).volatile(!kept);
     match lower {
         Lower::Layers(lower) => Ok(spawn.root(Root::overlay(overlay(lower).writable(upper, work)))),
         Lower::HostByDirectories => {

@@ -46,6 +46,15 @@ impl Stdio {
         Self(Kind::Log)
     }
 
+    /// Whether it goes through the supervisor, or may.
+    pub(crate) fn can_be_counted(&self) -> bool {
+        matches!(self.0, Kind::Log | Kind::Piped | Kind::Null)
+    }
+
+    pub(crate) fn is_null(&self) -> bool {
+        matches!(self.0, Kind::Null)
+    }
+
     pub(crate) fn is_log(&self) -> bool {
         matches!(self.0, Kind::Log)
     }

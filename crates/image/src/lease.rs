@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -67,15 +67,28 @@ impl Lease {
                 Err(e) => return Err(disk("open", &path)(e)),
             };
             match flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => drop(fs::remove_file(&path)),
-                Err(_) => {
+                Ok(()) if !outlives_its_lock(&mut file) => drop(fs::remove_file(&path)),
+                Ok(()) | Err(_) => {
                     let mut text = String::new();
+                    file.rewind().map_err(disk("read", &path))?;
                     file.read_to_string(&mut text).map_err(disk("read", &path))?;
                     named.extend(text.lines().filter_map(|line| line.parse::<Digest>().ok()));
                 }
             }
         }
         Ok(named)
+    }
+
+    /// Makes it last, also when nobody holds it, as long as there is something at this path: a container that is stopped needs its layers.
+    /// The file stays then when this value goes.
+    ///
+    /// # Errors
+    /// [`Error`] where the lease can't be written to.
+    pub fn hold_while(mut self, path: &std::path::Path) -> Result<PathBuf, Error> {
+        let mut file = self.file.as_ref().expect("a lease has its file until it's dropped");
+        writeln!(file, "{WHILE}{}", path.display()).map_err(disk("add to the lease", &self.path))?;
+        self.file = None;
+        Ok(self.path.clone())
     }
 
     /// The file of the lease; it may go when the lease does.
@@ -87,6 +100,16 @@ impl Lease {
     pub fn into_fd(mut self) -> OwnedFd {
         self.file.take().expect("a lease has its file until it's dropped").into()
     }
+}
+
+/// What begins a line that names a path.
+const WHILE: &str = "while ";
+
+/// Whether a lease names a path that is there: then it's needed though nobody holds it.
+fn outlives_its_lock(file: &mut File) -> bool {
+    let mut text = String::new();
+    file.read_to_string(&mut text).is_ok()
+        && text.lines().filter_map(|line| line.strip_prefix(WHILE)).any(|path| std::path::Path::new(path).exists())
 }
 
 fn lines<'a>(digests: impl IntoIterator<Item = &'a Digest>) -> String {

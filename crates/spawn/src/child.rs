@@ -75,6 +75,12 @@ pub enum KilledBy {
     Grace,
     /// The container in which it was [one more command](crate::Exec) ended.
     Container,
+    /// [`Spawn::cpu_time`](crate::Spawn::cpu_time) was spent.
+    CpuTime,
+    /// [`Spawn::output_limit`](crate::Spawn::output_limit) was passed.
+    OutputLimit,
+    /// [`Spawn::idle_timeout`](crate::Spawn::idle_timeout) ran out.
+    Idle,
 }
 
 /// How a process ended, and what it used.
@@ -95,6 +101,21 @@ pub struct Ended {
     pub max_rss: u64,
     /// Contents of the files of [`CgroupPlacement::read_at_end`](crate::CgroupPlacement), in that order; at most 4 KiB each.
     pub files: Vec<Vec<u8>>,
+}
+
+impl Ended {
+    /// The end of a run that [was kept](crate::Spawn::ended); none where nobody was left to tell it.
+    ///
+    /// # Errors
+    /// As std's for files; `InvalidData` for what this version doesn't understand.
+    pub fn read(path: &Path) -> io::Result<Option<Self>> {
+        let bytes = std::fs::read(path)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("{}: no end of a run", path.display()));
+        crate::client::ended_of(&bytes).ok_or_else(invalid).map(Some)
+    }
 }
 
 /// Something that couldn't be removed.

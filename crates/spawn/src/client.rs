@@ -258,6 +258,12 @@ impl State {
     }
 }
 
+/// What an answer says of an end.
+pub(crate) fn ended_of(payload: &[u8]) -> Option<Ended> {
+    let mut said = Said::default();
+    take_answer(&mut said, payload, Vec::new()).then_some(said.ended).flatten().map(|ended| (*ended).clone())
+}
+
 fn take_answer(said: &mut Said, payload: &[u8], fds: Vec<OwnedFd>) -> bool {
     let Ok(answer) = Answer::take(&mut Reader::new(payload)) else {
         return false;
@@ -277,6 +283,9 @@ fn take_answer(said: &mut Said, payload: &[u8], fds: Vec<OwnedFd>) -> bool {
                 killed_by::LIFELINE => KilledBy::Lifeline,
                 killed_by::GRACE => KilledBy::Grace,
                 killed_by::CONTAINER => KilledBy::Container,
+                killed_by::CPU => KilledBy::CpuTime,
+                killed_by::OUTPUT => KilledBy::OutputLimit,
+                killed_by::IDLE => KilledBy::Idle,
                 _ => return false,
             };
             said.ended = Some(Arc::new(Ended {

@@ -26,6 +26,21 @@ pub enum Effect {
         /// The embedder's own words, for whoever lists runs.
         description: Vec<u8>,
     },
+    /// One more life in a run directory with a file [`KEPT`]: locks it, which fails while another life has it, and writes a new record. Must
+    /// be the first effect; the undo steps must end with the removal of the file `record`, by which the next life knows that all is undone.
+    ResumeRunDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The embedder's own words, for whoever lists runs.
+        description: Vec<u8>,
+    },
+    /// A directory that may be there already.
+    EnsureDirectory {
+        /// Its path.
+        path: PathBuf,
+        /// Permission bits, where it is made.
+        mode: u32,
+    },
     /// A directory.
     MakeDirectory {
         /// Its path.
@@ -148,11 +163,37 @@ fn owned_map(map: &wire::IdMap<'_>) -> IdMap {
     }
 }
 
+/// The name of a file by which a run directory stays when its run has ended: what is in it is the embedder's. [`sweep`] takes back what the
+/// record lists, and leaves the directory.
+pub const KEPT: &str = "kept";
+
+/// The name of the file in which a kept run's end is, by [`Spawn::ended`](crate::Spawn::ended).
+pub const ENDED: &str = "ended";
+
+/// Whether the supervisor of a run lives.
+///
+/// # Errors
+/// As std's for files.
+pub fn is_alive(run: &Path) -> io::Result<bool> {
+    is_locked(&run.join("lock"))
+}
+
+/// Removes a run directory that nobody runs in, and what else there is; blocks until done. Files of sub-ids go by the map.
+///
+/// # Errors
+/// [`Error::Step`] while somebody runs in it; [`Error::Supervisor`] with what couldn't be removed; those of starting.
+pub fn remove_run(run: &Path, beside: Vec<Undo>, map: Option<IdMap>) -> Result<(), Error> {
+    let mut undo = beside;
+    undo.push(Undo::RemoveTree(run.to_owned()));
+    Spawn::adopt(Record { path: run.to_owned(), undo, id_map: map, description: Vec::new(), alive: false })
+}
+
 /// Whether somebody holds the lock of a run.
 fn is_locked(lock: &Path) -> io::Result<bool> {
     use rustix::fs::{FlockOperation, flock};
-    // Closing the file lets go of what was only a question. Whoever locks for good asks more than once.
-    match flock(File::open(lock)?, FlockOperation::NonBlockingLockExclusive) {
+    // Shared, so that two who ask at once don't take each other for a supervisor. Closing the file lets go of what was only a question;
+    // whoever locks for good asks more than once.
+    match flock(File::open(lock)?, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(false),
         Err(rustix::io::Errno::AGAIN) => Ok(true),
         Err(errno) => Err(errno.into()),
@@ -185,8 +226,19 @@ pub fn sweep(runs: &Path) -> io::Result<(usize, Vec<Error>)> {
         if !abandoned {
             continue;
         }
+        let kept = !draft && path.join(KEPT).exists();
         let outcome = match Record::read(&path) {
+            Ok(record) if kept => {
+                // How it ended isn't known to anybody; unless it had told before it was killed.
+                let told = fs::metadata(path.join(ENDED)).and_then(|ended| ended.modified()).ok();
+                let begun = fs::metadata(path.join("record")).and_then(|record| record.modified()).ok();
+                if told.is_none_or(|told| begun.is_none_or(|begun| told < begun)) {
+                    let _ = fs::write(path.join(ENDED), []);
+                }
+                Spawn::adopt(record)
+            }
             Ok(record) => Spawn::adopt(record),
+            Err(e) if kept && e.kind() == io::ErrorKind::NotFound => continue,
             // A draft has had no other effect yet; a run without a record has had all others undone.
             Err(e) if draft || e.kind() == io::ErrorKind::NotFound => Spawn::undo_only(vec![Undo::RemoveTree(path.clone())]),
             // Another version's: that one knows what to do.

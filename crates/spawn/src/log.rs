@@ -105,6 +105,7 @@ impl Log {
             position: None,
             last: 0,
             skipped: 0,
+            fresh: true,
             partial: [None, None],
             ready: VecDeque::new(),
             over: false,
@@ -155,6 +156,8 @@ pub struct LogReader {
     /// How far the log is known to reach.
     last: u64,
     skipped: u64,
+    /// Whether nothing was read yet.
+    fresh: bool,
     partial: [Option<Partial>; 2],
     ready: VecDeque<LogLine>,
     over: bool,
@@ -254,7 +257,10 @@ impl LogReader {
         let state = self.log.state()?;
         self.last = state.end;
         if state.first > position {
-            self.skip(state.first - position);
+            // Nothing is missing before what is read first.
+            if !self.fresh {
+                self.skip(state.first - position);
+            }
             position = state.first;
             self.position = Some(position);
             return Ok(true);
@@ -266,6 +272,7 @@ impl LogReader {
             return Ok(true);
         };
         self.position = Some(position + record.whole());
+        self.fresh = false;
         match record.kind {
             kind::STDOUT => self.hear(OutputStream::Stdout, record.time, &said),
             kind::STDERR => self.hear(OutputStream::Stderr, record.time, &said),
@@ -464,6 +471,26 @@ mod tests {
         writer.write(kind::STDERR, 0, b"and on\n");
         let line = reader.next_now().unwrap().unwrap();
         assert_eq!((line.text().as_ref(), line.skipped), ("and on", 21 + 26));
+    }
+
+    #[test]
+    fn no_ring_makes_a_reader_panic_or_go_on_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        for seed in 0..300u64 {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut byte = || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            };
+            let noise: Vec<u8> = (0..3000).map(|_| byte()).collect();
+            for bytes in [crate::fuzz::log_with(&noise), noise] {
+                let path = directory.path().join("log");
+                std::fs::write(&path, bytes).unwrap();
+                read_any(File::open(&path).unwrap());
+            }
+        }
     }
 
     #[test]

@@ -132,6 +132,8 @@ fn describe_effect(effect: &Prepare<'_>) -> String {
         Prepare::RunDirectory { parent, name, .. } => format!("make and lock the run directory {}/{}", text(parent), text(name)),
         Prepare::MakeDirectory { path, .. } => format!("make the directory {}", text(path)),
         Prepare::Write { path, value, .. } => format!("write {:?} to {}", String::from_utf8_lossy(value), text(path)),
+        Prepare::ResumeRunDirectory { path, .. } => format!("lock the run directory {}, and write its record", text(path)),
+        Prepare::EnsureDirectory { path, .. } => format!("make the directory {}", text(path)),
         Prepare::AdoptRunDirectory { path } => format!("lock the run directory {}", text(path)),
         Prepare::Never(_, never) => match never {},
     }

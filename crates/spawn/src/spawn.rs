@@ -80,6 +80,10 @@ pub struct Spawn {
     relays: Vec<Relay>,
     release: Vec<Release>,
     network: Option<OwnedFd>,
+    ended: Option<PathBuf>,
+    cpu_time: Option<(Duration, PathBuf)>,
+    output_limit: Option<u64>,
+    idle_timeout: Option<Duration>,
 }
 
 /// PATH of an environment without one.
@@ -123,6 +127,10 @@ impl Spawn {
             relays: Vec::new(),
             release: Vec::new(),
             network: None,
+            ended: None,
+            cpu_time: None,
+            output_limit: None,
+            idle_timeout: None,
         }
     }
 
@@ -298,6 +306,32 @@ impl Spawn {
     /// Each stream is a pipe of its own, so the order between the two is that in which the supervisor finds something in them.
     pub fn log(mut self, path: impl Into<PathBuf>, most: u64) -> Self {
         self.log = Some((path.into(), most.max(crate::log_file::LEAST)));
+        self
+    }
+
+    /// A file into which its end is written, for [`Ended::read`](crate::Ended::read).
+    pub fn ended(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ended = Some(path.into());
+        self
+    }
+
+    /// Everything is killed when its processor time, as the file `usage` tells it, has come to this: cgroup2's `cpu.stat`, or v1's
+    /// `cpuacct.usage`. The supervisor looks so often that no more is spent than one millisecond on each processor, as far as it is let run.
+    pub fn cpu_time(mut self, most: Duration, usage: impl Into<PathBuf>) -> Self {
+        self.cpu_time = Some((most, usage.into()));
+        self
+    }
+
+    /// Everything is killed when it says more than so many bytes, output and error together; what comes before that is delivered. Both streams
+    /// must be pipes, a [log](Stdio::log), or nothing: others aren't seen by the supervisor.
+    pub fn output_limit(mut self, bytes: u64) -> Self {
+        self.output_limit = Some(bytes);
+        self
+    }
+
+    /// Everything is killed when nothing was said for so long, on output and error. Of streams as [`output_limit`](Self::output_limit).
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.idle_timeout = Some(time);
         self
     }
 
@@ -645,6 +679,13 @@ impl Drop for Starting {
 
 /// The first descriptor of a plan behind the owner's pidfd and the three streams.
 const FIRST_HELD: u32 = 4;
+/// How many processors a container may be given at most: all, whichever this process may use.
+fn processors() -> u32 {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default();
+    // `0-7`, or `0`: the last number is the highest.
+    let highest = online.trim().rsplit([',', '-']).next().and_then(|number| number.parse::<u32>().ok());
+    highest.map_or(1024, |highest| highest.saturating_add(1))
+}
 
 fn is_proc(mount: &MountKind) -> bool {
     matches!(mount, MountKind::Filesystem { filesystem, .. } if filesystem == "proc")
@@ -659,7 +700,7 @@ fn makes_network_meanwhile(spawn: &Spawn) -> bool {
 /// Whether an effect is about a v1 cgroup, which is needed when the first process has made its mounts, and not before.
 fn waits_for_joining(spawn: &Spawn, effect: &Effect) -> bool {
     match effect {
-        Effect::RunDirectory { .. } => false,
+        Effect::RunDirectory { .. } | Effect::ResumeRunDirectory { .. } | Effect::EnsureDirectory { .. } => false,
         Effect::MakeDirectory { path, .. } | Effect::Write { path, .. } => {
             spawn.cgroup.join.iter().any(|directory| path.starts_with(directory))
         }
@@ -712,6 +753,10 @@ impl Lowering {
         }
         if spawn.log.is_none() && spawn.command.stdio.iter().any(Stdio::is_log) {
             self.problems.push("a stream is to be kept in a log, and no file is named for it".into());
+        }
+        let counted = spawn.output_limit.is_some() || spawn.idle_timeout.is_some();
+        if counted && spawn.command.stdio[1..].iter().any(|stdio| !stdio.can_be_counted()) {
+            self.problems.push("what goes straight to this process's streams or to a file can't be counted: pipes and a log can".into());
         }
         if !spawn.rehearsal {
             spawn.command.needs_a_program(&mut self.problems);
@@ -1058,6 +1103,17 @@ impl Lowering {
                     let (parent, name) = (self.path(parent), self.path(Path::new(name)));
                     self.prepare.push(Prepare::RunDirectory { parent: &parent, name: &name, record: &bytes });
                 }
+                Effect::ResumeRunDirectory { path, description } => {
+                    let record = wire::Record { version: wire::VERSION, undo: undo.list(), id_map, description, end: PhantomData };
+                    let mut bytes = Vec::new();
+                    record.put(&mut bytes);
+                    let path = self.path(path);
+                    self.prepare.push(Prepare::ResumeRunDirectory { path: &path, record: &bytes });
+                }
+                Effect::EnsureDirectory { path, mode } => {
+                    let path = self.path(path);
+                    self.prepare.push(Prepare::EnsureDirectory { path: &path, mode: *mode });
+                }
                 Effect::MakeDirectory { path, mode } => {
                     let path = self.path(path);
                     self.effects(spawn, effect).push(Prepare::MakeDirectory { path: &path, mode: *mode });
@@ -1075,6 +1131,10 @@ impl Lowering {
         let read_at_end = self.strings(spawn.cgroup.read_at_end.iter().map(|p| p.as_os_str()));
         let listen = spawn.listen.as_ref().map(|p| self.path(p));
         let streams = (1..3).filter(|&i| spawn.command.stdio[i].is_log()).fold(0, |streams, i| streams | 1 << i);
+        let counted = spawn.output_limit.is_some() || spawn.idle_timeout.is_some();
+        let pass = (1..3).filter(|&i| counted && spawn.command.stdio[i].is_piped()).fold(0, |pass, i| pass | 1 << i);
+        let ended = spawn.ended.as_ref().map(|path| self.path(path));
+        let cpu_usage = spawn.cpu_time.as_ref().map(|(_, usage)| self.path(usage));
         let log = spawn.log.as_ref().filter(|_| streams != 0).map(|(path, most)| (self.path(path), *most));
         let tested = spawn.health.as_ref().map(|test| self.strings(test.command.iter().map(OsString::as_os_str)));
         if !self.problems.is_empty() {
@@ -1146,6 +1206,16 @@ impl Lowering {
             listen: listen.as_deref(),
             detached: spawn.detached,
             at_end: spawn.at_end,
+            ended: ended.as_deref(),
+            bounds: (counted || spawn.cpu_time.is_some()).then(|| wire::Bounds {
+                cpu: spawn.cpu_time.as_ref().map_or(0, |(most, _)| u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1)),
+                cpu_usage: cpu_usage.as_deref(),
+                processors: processors(),
+                output: spawn.output_limit.unwrap_or(u64::MAX),
+                idle: spawn.idle_timeout.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)),
+                pass,
+                end: PhantomData,
+            }),
             log: log.as_ref().map(|(path, capacity)| wire::Log { path, capacity: *capacity, streams, end: PhantomData }),
             attendant,
             release: release.list(),

@@ -47,6 +47,14 @@ impl Stdio {
         matches!(self.0, Kind::Log)
     }
 
+    pub(crate) fn is_piped(&self) -> bool {
+        matches!(self.0, Kind::Piped)
+    }
+
+    pub(crate) fn can_be_counted(&self) -> bool {
+        matches!(self.0, Kind::Piped | Kind::Log | Kind::Null)
+    }
+
     /// A copy of this. Whoever describes two processes needs two.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self(match &self.0 {

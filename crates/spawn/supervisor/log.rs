@@ -1,60 +1,32 @@
-//! Keeps what a container says: two pipes that end here, and a file that goes round.
+//! A file that goes round, in which is kept what a container says.
 //!
-//! Nothing here waits. A pipe is read when there is something in it, so much at a time that requests have their turn between; what the
-//! disk doesn't take is counted and forgotten, and the container doesn't notice. The order of the two streams is that in which poll(2)
-//! finds them: what comes on both between two looks is taken output first.
+//! Nothing here waits: what the disk doesn't take is counted and forgotten.
 
-use crate::log_file::{self, MAX_PIECE, RECORD, Record, State, capacity, flag, kind, places};
+use crate::log_file::{self, RECORD, Record, State, capacity, flag, kind, places};
 use crate::prepare::lock_new;
-use crate::system_call::{AT_FDCWD, Errno, Fd, Pages, Result, close, open, openat2, pipe, pread, pwrite, read, real_time, set_nonblocking};
+use crate::system_call::{AT_FDCWD, Errno, Fd, Result, close, open, openat2, pread, pwrite, real_time};
 use crate::wire;
 
-/// Pieces that are taken of one stream before anybody else has a turn.
-const TURN: usize = 4;
-
-/// Pieces that are taken at the end: as much as two pipes can hold. Somebody outside may hold one open, and write.
-const LAST: usize = 160;
-
 pub struct Log {
-    pipes: [Option<Fd>; 2],
     file: Fd,
     capacity: u64,
     first: u64,
     end: u64,
     /// Bytes that the disk didn't take, and that no record tells of yet.
     lost: u64,
-    /// All that was said.
-    pub said: u64,
-}
-
-/// What a log begins with: itself, the streams' other ends, and a descriptor of the file for reading.
-pub struct Begun {
-    pub log: Log,
-    pub streams: [Option<Fd>; 2],
-    pub reader: Fd,
 }
 
 impl Log {
-    pub fn begin(plan: &wire::Log<'_>) -> Result<Begun> {
+    /// Makes it, or goes on with it where it is there; beside it comes a descriptor for reading.
+    pub fn begin(plan: &wire::Log<'_>) -> Result<(Self, Fd)> {
         let file = openat2(AT_FDCWD, plan.path, open::CREATE | open::READ_WRITE, 0o600, 0)?;
         // Free again when this process is gone, by which readers know that nothing more comes.
         lock_new(file)?;
-        let mut log = Self { pipes: [None; 2], file, capacity: plan.capacity, first: 0, end: 0, lost: 0, said: 0 };
+        let mut log = Self { file, capacity: plan.capacity, first: 0, end: 0, lost: 0 };
         if !log.take_over() {
             write_whole(file, &log_file::head(log.capacity), 0)?;
         }
-        let reader = openat2(AT_FDCWD, plan.path, open::READ, 0, 0)?;
-        let mut streams = [None; 2];
-        for (i, stream) in streams.iter_mut().enumerate() {
-            if plan.streams >> (i + 1) & 1 == 1 {
-                let (ours, theirs) = pipe()?;
-                // The container may open its own end for reading and take away what poll(2) has promised.
-                set_nonblocking(ours)?;
-                log.pipes[i] = Some(ours);
-                *stream = Some(theirs);
-            }
-        }
-        Ok(Begun { log, streams, reader })
+        Ok((log, openat2(AT_FDCWD, plan.path, open::READ, 0, 0)?))
     }
 
     /// Goes on with a log that is there; whether there was one.
@@ -68,22 +40,8 @@ impl Log {
         true
     }
 
-    /// What to poll.
-    pub fn pipes(&self) -> [Option<Fd>; 2] {
-        self.pipes
-    }
-
-    /// Takes what has come on a stream.
-    pub fn take(&mut self, stream: usize) {
-        self.take_pieces(stream, TURN);
-    }
-
-    /// Takes what is left, says that nothing more comes, and lets go of everything.
+    /// Says that nothing more comes.
     pub fn finish(&mut self) {
-        for stream in 0..2 {
-            self.take_pieces(stream, LAST);
-            self.hang_up(stream);
-        }
         if self.lost > 0 {
             self.keep(&mut [0; RECORD + 8], 0, 0);
         }
@@ -91,34 +49,8 @@ impl Log {
         close(self.file);
     }
 
-    fn hang_up(&mut self, stream: usize) {
-        if let Some(f) = self.pipes[stream].take() {
-            close(f);
-        }
-    }
-
-    #[inline(never)]
-    fn take_pieces(&mut self, stream: usize, most: usize) {
-        // There only while it is needed: a container that says nothing costs nothing.
-        let Ok(mut buffer) = Pages::new(RECORD + MAX_PIECE) else { return };
-        for _ in 0..most {
-            let Some(f) = self.pipes[stream] else { return };
-            match read(f, &mut buffer[RECORD..]) {
-                Ok(n @ 1..) => {
-                    self.said = self.said.saturating_add(n as u64);
-                    self.keep(&mut buffer, n, if stream == 0 { kind::STDOUT } else { kind::STDERR });
-                    if n < MAX_PIECE {
-                        return;
-                    }
-                }
-                Err(Errno::EAGAIN | Errno::EINTR) => return,
-                Ok(_) | Err(_) => return self.hang_up(stream),
-            }
-        }
-    }
-
     /// Appends what lies in the buffer behind the place for a record; before it, what is known to be lost.
-    fn keep(&mut self, buffer: &mut [u8], length: usize, kind: u8) {
+    pub fn keep(&mut self, buffer: &mut [u8], length: usize, kind: u8) {
         if self.lost > 0 {
             let mut lost = [0; RECORD + 8];
             lost[RECORD..].copy_from_slice(&self.lost.to_le_bytes());

@@ -39,6 +39,7 @@ mod opener;
 mod passwd;
 mod peer;
 mod prepare;
+mod relay;
 mod report;
 mod serve;
 mod step;

@@ -25,9 +25,14 @@ pub fn perform(step: &Prepare<'_>) -> core::result::Result<Option<Fd>, Fault> {
             lock.push(path.to_bytes());
             lock.push(b"/lock");
             let lock = openat2(AT_FDCWD, lock.as_c_str().ok_or(Errno::EINVAL)?, open::READ_WRITE, 0, 0)?;
-            flock_now(lock)?;
+            lock_new(lock)?;
             Ok(Some(lock))
         }
+        Prepare::ResumeRunDirectory { path, record } => Ok(Some(resume(path, record)?)),
+        Prepare::EnsureDirectory { path, mode } => match mkdirat(AT_FDCWD, path, mode) {
+            Err(Errno::EEXIST) => Ok(None),
+            other => Ok(other.map(|()| None)?),
+        },
         Prepare::MakeDirectory { path, mode } => Ok(mkdirat(AT_FDCWD, path, mode).map(|()| None)?),
         Prepare::Write { path, value, optional } => match write_file(path, value) {
             Err(Errno::ENOENT) if optional => Ok(None),
@@ -61,6 +66,29 @@ fn run_directory(parent: &CStr, name: &CStr, record: &[u8]) -> Result<Fd> {
     path.push(b"/");
     path.push(name.to_bytes());
     rename_new(draft.as_c_str().ok_or(Errno::EINVAL)?, path.as_c_str().ok_or(Errno::EINVAL)?)?;
+    Ok(lock)
+}
+
+/// The record comes by a rename, so that who finds it finds it whole.
+fn resume(path: &CStr, record: &[u8]) -> Result<Fd> {
+    let name = |name: &[u8]| {
+        let mut all = Path::new();
+        all.push(path.to_bytes());
+        all.push(name);
+        all
+    };
+    let lock = openat2(AT_FDCWD, name(b"/lock").as_c_str().ok_or(Errno::EINVAL)?, open::READ_WRITE, 0, 0)?;
+    // The life before may have a moment to go.
+    lock_new(lock)?;
+    let (mut draft, mut place) = (name(b"/.record"), name(b"/record"));
+    let (draft, place) = (draft.as_c_str().ok_or(Errno::EINVAL)?, place.as_c_str().ok_or(Errno::EINVAL)?);
+    let _ = unlinkat(AT_FDCWD, draft, false);
+    let file = openat2(AT_FDCWD, draft, open::CREATE | open::EXCLUSIVE | open::READ_WRITE, 0o600, 0)?;
+    let written = write_all(file, record);
+    close(file);
+    written?;
+    // One that is there is of a life whose end nobody has undone: not while that is to be done.
+    rename_new(draft, place)?;
     Ok(lock)
 }
 

@@ -11,12 +11,12 @@ use crate::exec::{Container, Exec, POLLED};
 use crate::execute::{Executable, home_variable};
 use crate::failure::{Failure, Fault};
 use crate::health::{self, Health};
-use crate::log::{Begun, Log};
 use crate::opener::{self, Opener};
 use crate::peer::{Next, Peer, answer_to, answer_with, answers_to};
+use crate::relay::Relay;
 use crate::system_call::{
     AT_FDCWD, Cloned, Errno, Fd, POLLIN, Pages, Planned, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit,
-    getpid, getuid, listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, reap, receive_message,
+    getpid, getuid, listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, read, reap, receive_message,
     release_memory, send_message, setresgid, setresuid, setsid, socketpair, unlinkat, wait_any, wait_pidfd,
 };
 use crate::text::Buffer;
@@ -41,7 +41,8 @@ struct Watch<'a> {
     /// What came with the plan.
     fds: &'a [Fd],
     owner: Option<Fd>,
-    log: Option<Log>,
+    /// What is said and goes through this process.
+    relay: Option<Relay>,
     /// The owner, as long as it talks to us.
     peer: Option<Peer>,
     /// Those who attached.
@@ -67,6 +68,8 @@ struct Watch<'a> {
     settled: bool,
     /// Whether the first process waits for [`Request::Execute`].
     created: bool,
+    /// Whether the command was executed.
+    ran: bool,
     /// What is told with the last answer.
     held: Option<Answer<'static>>,
     detached: bool,
@@ -76,8 +79,12 @@ struct Watch<'a> {
     killed_by: u8,
     started: u64,
     /// When to kill, and who is then said to have done it.
-    deadlines: [(u64, u8); 2],
+    deadlines: [(u64, u8); 4],
 }
+
+/// Places in the deadlines.
+const CPU: usize = 2;
+const IDLE: usize = 3;
 
 /// A plan that can't be read: the owner is told by a failure without a step.
 pub fn refuse(errno: Errno) {
@@ -90,7 +97,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
         plan,
         fds: fds.as_slice(),
         owner: fds.as_slice().first().copied(),
-        log: None,
+        relay: None,
         peer: Some(Peer::new(CONTROL)),
         others: Table::new(),
         execs: Table::new(),
@@ -108,13 +115,19 @@ pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
         decided: false,
         settled: false,
         created: false,
+        ran: false,
         held: None,
         detached: plan.detached,
         status: None,
         collected: None,
         killed_by: killed_by::NOBODY,
         started: now(),
-        deadlines: [(u64::MAX, killed_by::WALL), (u64::MAX, killed_by::GRACE)],
+        deadlines: [
+            (u64::MAX, killed_by::WALL),
+            (u64::MAX, killed_by::GRACE),
+            (u64::MAX, killed_by::CPU),
+            (u64::MAX, killed_by::IDLE),
+        ],
     };
     let mut ended = None;
     match watch.start(fds.as_slice()) {
@@ -158,17 +171,15 @@ impl Watch<'_> {
         for (stream, &f) in streams.iter_mut().zip(fds.iter().skip(1)) {
             *stream = f;
         }
-        if let Some(log) = &self.plan.log {
-            let Begun { log, streams: kept, reader } = Log::begin(log).map_err(|errno| failure(stage::LOG, 0, errno.into()))?;
-            self.log = Some(log);
-            for (stream, kept) in streams[1..].iter_mut().zip(kept) {
-                if let Some(f) = kept {
-                    close(*stream);
-                    *stream = f;
-                }
+        let bounds = self.plan.bounds.as_ref();
+        if self.plan.log.is_some() || bounds.is_some_and(|bounds| bounds.pass != 0) {
+            let begun = Relay::begin(self.plan.log.as_ref(), bounds, &mut streams);
+            let (relay, reader) = begun.map_err(|errno| failure(stage::LOG, 0, errno.into()))?;
+            self.relay = Some(relay);
+            if let Some(reader) = reader {
+                answer_with(CONTROL, &Answer::Log {}, reader);
+                close(reader);
             }
-            answer_with(CONTROL, &Answer::Log {}, reader);
-            close(reader);
         }
         let (ours, theirs) = socketpair().map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
         let (cloned, placed) = clone(self.plan.namespaces, into).map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
@@ -206,10 +217,24 @@ impl Watch<'_> {
             }
             tell(ours);
         }
-        if self.plan.wall > 0 {
-            self.deadlines[0].0 = now().saturating_add(self.plan.wall.saturating_mul(MILLISECOND));
-        }
+        self.begin_to_count();
         Ok(())
+    }
+
+    /// Begins to count the time that it has.
+    fn begin_to_count(&mut self) {
+        let after = |time: u64| now().saturating_add(time.saturating_mul(MILLISECOND));
+        if self.plan.wall > 0 {
+            self.deadlines[0].0 = after(self.plan.wall);
+        }
+        if let Some(bounds) = &self.plan.bounds {
+            if bounds.cpu > 0 {
+                self.deadlines[CPU].0 = now();
+            }
+            if bounds.idle > 0 {
+                self.deadlines[IDLE].0 = after(bounds.idle);
+            }
+        }
     }
 
     /// Starts the attendant, which from then on is the only one to have its sockets.
@@ -267,9 +292,11 @@ impl Watch<'_> {
         };
         loop {
             let peer = self.peer.as_ref().map(|peer| peer.socket);
-            let [stdout, stderr] = self.log.as_ref().map_or([None; 2], Log::pipes);
-            let watched = [Some(first), self.report, self.owner, self.listener, peer, stdout, stderr];
+            let watched = [Some(first), self.report, self.owner, self.listener, peer, None, None];
             let mut few = watched.map(|f| PollFd { fd: f.map_or(-1, |f| f.0), events: POLLIN, revents: 0 });
+            if let Some(relay) = &self.relay {
+                few[FEW - 2..].copy_from_slice(&relay.polled());
+            }
             let mut next = self.deadlines.iter().map(|d| d.0).chain(self.execs.iter().map(Exec::next_time)).min().unwrap_or(u64::MAX);
             if let Some(health) = self.health.first() {
                 next = next.min(health.next_time());
@@ -315,18 +342,16 @@ impl Watch<'_> {
             if few[4].revents != 0 {
                 self.hear_owner();
             }
-            if let Some(log) = &mut self.log {
-                for stream in 0..2 {
-                    if few[5 + stream].revents != 0 {
-                        log.take(stream);
-                    }
-                }
+            if few[FEW - 2].revents != 0 || few[FEW - 1].revents != 0 {
+                self.hear_streams([few[FEW - 2].revents != 0, few[FEW - 1].revents != 0]);
             }
             let time = now();
             for i in 0..self.deadlines.len() {
                 if self.deadlines[i].0 <= time {
-                    self.deadlines[i].0 = u64::MAX;
-                    self.kill(self.deadlines[i].1);
+                    self.deadlines[i].0 = if i == CPU { self.look_at_cpu_time() } else { u64::MAX };
+                    if self.deadlines[i].0 == u64::MAX {
+                        self.kill(self.deadlines[i].1);
+                    }
                 }
             }
             if self.health.first().is_some_and(|health| health.next_time() <= time) {
@@ -368,6 +393,32 @@ impl Watch<'_> {
     fn tell_health(&self) {
         if let Some(health) = self.health.first() {
             self.answer(&health.answer());
+        }
+    }
+
+    /// Takes what was said, and ends what says too much.
+    fn hear_streams(&mut self, which: [bool; 2]) {
+        let (Some(relay), before) = (&mut self.relay, self.deadlines[IDLE].0) else { return };
+        for (stream, _) in which.iter().enumerate().filter(|(_, came)| **came) {
+            relay.take(stream);
+        }
+        if let (true, Some(bounds)) = (before != u64::MAX, &self.plan.bounds) {
+            self.deadlines[IDLE].0 = relay.last.saturating_add(bounds.idle.saturating_mul(MILLISECOND));
+        }
+        if relay.over {
+            // Before the pipes go, by which the command would be ended otherwise.
+            self.kill(killed_by::OUTPUT);
+            self.finish_log();
+        }
+    }
+
+    /// When to look again, which is before so much can have been spent; never when it is.
+    fn look_at_cpu_time(&mut self) -> u64 {
+        let Some(bounds) = &self.plan.bounds else { return u64::MAX };
+        let used = bounds.cpu_usage.and_then(cpu_time).unwrap_or(0);
+        match bounds.cpu.checked_sub(used) {
+            None | Some(0) => u64::MAX,
+            Some(left) => now().saturating_add((left.saturating_mul(1000) / u64::from(bounds.processors.max(1))).max(MILLISECOND)),
         }
     }
 
@@ -599,6 +650,7 @@ impl Watch<'_> {
             return;
         }
         self.decided = true;
+        self.ran = true;
         // A stranger may have taken PID 1 over, and this clock is the supervisor's.
         self.started = at.clamp(self.started, now());
         let started = Answer::Started { pid: self.pid, command };
@@ -710,9 +762,7 @@ impl Watch<'_> {
             Request::Execute {} => {
                 if let (Some(socket), true) = (self.report, core::mem::take(&mut self.created)) {
                     // What took its time before is nothing of the command's.
-                    if self.plan.wall > 0 {
-                        self.deadlines[0].0 = now().saturating_add(self.plan.wall.saturating_mul(MILLISECOND));
-                    }
+                    self.begin_to_count();
                     tell(socket);
                 }
             }
@@ -790,6 +840,7 @@ impl Watch<'_> {
                 max_rss: usage.max_rss,
                 files: self.collected.as_ref().map_or(List::new(0, &[]), Collected::list),
             };
+            self.keep_end(&ended);
             if self.decided && self.plan.at_end {
                 last = Some(ended);
             } else if self.decided {
@@ -821,10 +872,24 @@ impl Watch<'_> {
         exit(0)
     }
 
+    /// For those who ask later.
+    fn keep_end(&self, ended: &Answer<'_>) {
+        let (Some(path), true) = (self.plan.ended, self.ran) else { return };
+        let flags = open::CREATE | open::TRUNCATE | open::WRITE;
+        let (Ok(f), Ok(mut pages)) = (openat2(crate::system_call::AT_FDCWD, path, flags, 0o600, 0), Pages::new(48 << 10)) else { return };
+        let mut listing = Listing { bytes: &mut pages, used: 0 };
+        ended.put(&mut listing);
+        let used = listing.used;
+        if let Some(bytes) = pages.get(..used) {
+            let _ = prepare::write_all(f, bytes);
+        }
+        close(f);
+    }
+
     /// Everybody who could say something has ended: who hears of the end finds all of it.
     fn finish_log(&mut self) {
-        if let Some(mut log) = self.log.take() {
-            log.finish();
+        if let Some(mut relay) = self.relay.take() {
+            relay.finish();
         }
     }
 
@@ -870,6 +935,22 @@ impl<'a> Watch<'a> {
         let ending = self.status.is_some() || self.killed_by != killed_by::NOBODY;
         Some(Container { plan: self.plan, first: self.first?, pid: self.pid, ending })
     }
+}
+
+/// Microseconds of processor time, by a control group's file.
+fn cpu_time(path: &core::ffi::CStr) -> Option<u64> {
+    let f = openat2(crate::system_call::AT_FDCWD, path, open::READ, 0, 0).ok()?;
+    let mut bytes = [0; 64];
+    let n = read(f, &mut bytes);
+    close(f);
+    let bytes = bytes.get(..n.ok()?)?;
+    let (digits, unit) = match bytes.strip_prefix(b"usage_usec ") {
+        Some(rest) => (rest, 1),
+        None => (bytes, 1000),
+    };
+    let digits = digits.split(|b| !b.is_ascii_digit()).next().filter(|digits| !digits.is_empty())?;
+    let number = digits.iter().fold(0u64, |number, b| number.saturating_mul(10).saturating_add(u64::from(b - b'0')));
+    Some(number / unit)
 }
 
 /// Lets the process at the other end go on.

@@ -300,6 +300,10 @@ record! {
         release: List<'a, Release<'a>>,
         /// How the command is asked whether it works.
         health: Option<Health<'a>>,
+        /// Where [`Answer::Ended`] is written when it has ended.
+        ended: Option<&'a CStr>,
+        /// What else ends it.
+        bounds: Option<Bounds<'a>>,
     }
 }
 
@@ -388,6 +392,24 @@ record! {
 }
 
 record! {
+    /// Limits that the supervisor itself keeps.
+    Bounds {
+        /// Microseconds of processor time of all processes together; 0 is no limit.
+        cpu: u64,
+        /// What tells how much that is so far: cgroup2's `cpu.stat`, or v1's `cpuacct.usage`.
+        cpu_usage: Option<&'a CStr>,
+        /// How many processors may be spending it at once.
+        processors: u32,
+        /// Bytes on standard output and error together; `u64::MAX` is no limit.
+        output: u64,
+        /// Milliseconds without a byte on either; 0 is no limit.
+        idle: u64,
+        /// Bits 1 and 2: output and error go through the supervisor, which counts, and on to the pipe that came with the plan.
+        pass: u8,
+    }
+}
+
+record! {
     /// Control groups: all paths were made by [`Prepare`] and go by [`Undo`].
     Cgroup {
         /// The cgroup2 directory to clone into.
@@ -447,6 +469,10 @@ choice! {
         3 Write { path: &'a CStr, value: &'a [u8], optional: bool }
         /// Takes over the run directory of a dead supervisor: waits for nothing, fails if its lock is held.
         4 AdoptRunDirectory { path: &'a CStr }
+        /// One more life in a run directory that is there: locks it, and writes the record.
+        5 ResumeRunDirectory { path: &'a CStr, record: &'a [u8] }
+        /// A directory that may be there already.
+        6 EnsureDirectory { path: &'a CStr, mode: u32 }
     }
 }
 
@@ -696,6 +722,12 @@ pub mod killed_by {
     pub const GRACE: u8 = 4;
     /// The container in which it was one more command ended.
     pub const CONTAINER: u8 = 5;
+    /// The processor time was spent.
+    pub const CPU: u8 = 6;
+    /// It said too much.
+    pub const OUTPUT: u8 = 7;
+    /// It said nothing for too long.
+    pub const IDLE: u8 = 8;
 }
 
 /// Which part of an [`Exec`] failed, as the index in [`stage::STEP`].

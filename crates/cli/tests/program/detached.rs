@@ -29,7 +29,7 @@ fn a_detached_container_is_listed_until_it_is_killed() {
         let json = say(s, &["ps", "--format", "json"]).stdout;
         assert!(json.contains(&format!("{{\"id\":\"{id}\"")) && json.contains("\"labels\":{\"job\":\"7\"}"), "{json}");
         // The beginning of an id is enough.
-        say(s, &["kill", &id[..6]]).is(0, &format!("{id}\n"));
+        say(s, &["kill", &id[..6]]).is(0, &format!("{}\n", &id[..6]));
         say(s, &["ps", "-q"]).is(0, "");
     });
 }
@@ -73,7 +73,7 @@ fn who_is_not_there_is_an_error_and_hinders_no_other() {
         let id = detach(s, &[], &["sleep", "1000"]);
         let said = say(s, &["kill", "0000", &id]);
         assert_eq!((said.code, said.stdout), (Some(1), format!("{id}\n")));
-        assert_eq!(said.stderr, "error: no container 0000 runs here\n  fix: `coracle ps` lists those that run\n");
+        assert_eq!(said.stderr, "error: no container 0000 is here\n  fix: `coracle ps -a` lists those that are here\n");
         say(s, &["kill", "-s", "SIGNONE", &id]).fails(125, &["error: --signal: "]);
     });
 }

@@ -28,6 +28,7 @@ pub(super) mod number {
     pub(in super::super) const PWRITE64: usize = 68;
     pub(in super::super) const PPOLL: usize = 73;
     pub(in super::super) const SIGNALFD4: usize = 74;
+    pub(in super::super) const SPLICE: usize = 76;
     pub(in super::super) const NEWFSTATAT: usize = 79;
     pub(in super::super) const UTIMENSAT: usize = 88;
     pub(in super::super) const CAPSET: usize = 91;
@@ -56,7 +57,6 @@ pub(super) mod number {
     pub(in super::super) const RECVFROM: usize = 207;
     pub(in super::super) const SHUTDOWN: usize = 210;
     pub(in super::super) const SETSOCKOPT: usize = 208;
-    pub(in super::super) const SPLICE: usize = 76;
     pub(in super::super) const SENDTO: usize = 206;
     pub(in super::super) const GETSOCKOPT: usize = 209;
     pub(in super::super) const SENDMSG: usize = 211;

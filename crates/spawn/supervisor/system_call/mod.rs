@@ -116,6 +116,14 @@ pub fn pwrite(f: Fd, bytes: &[u8], at: u64) -> Result<usize> {
     call(number::PWRITE64, [f.0 as usize, bytes.as_ptr() as usize, bytes.len(), at as usize, 0, 0])
 }
 
+/// Makes a pipe hold so much more than it does.
+pub fn enlarge_pipe(f: Fd, by: usize) -> Result<()> {
+    const F_SETPIPE_SZ: usize = 1031;
+    const F_GETPIPE_SZ: usize = 1032;
+    let size = call(number::FCNTL, [f.0 as usize, F_GETPIPE_SZ, 0, 0, 0, 0])?;
+    unit(call(number::FCNTL, [f.0 as usize, F_SETPIPE_SZ, size + by, 0, 0, 0]))
+}
+
 /// fcntl(2) with F_SETFL and O_NONBLOCK alone.
 pub fn set_nonblocking(f: Fd) -> Result<()> {
     const F_SETFL: usize = 4;
