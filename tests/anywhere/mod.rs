@@ -16,5 +16,7 @@ mod logs;
 mod overlay;
 mod owner;
 mod ports;
+mod postgres;
 mod soak;
 mod store;
+mod wait;

@@ -12,6 +12,7 @@ mod doctor;
 mod environment;
 mod exec;
 mod failure;
+mod health;
 mod images;
 mod json;
 mod life;

@@ -10,12 +10,13 @@ use crate::exec::{ExecBuilder, ExecSummary};
 use crate::exit::{ExitStatus, Output, Usage};
 use crate::last_words::{self, LastWords};
 use crate::logs::Logs;
-use crate::lower::{self, Lowered};
+use crate::lower::{self, Lowered, Readiness};
 use crate::publish::PublishedPort;
 use crate::state::Description;
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
+use crate::wait::{self, Inside, Wait};
 use coracle_cgroups::{Enforced, Events, Refusal, Stat};
-use coracle_spawn::{Child, Ended, Log, Record, Signal, Starting};
+use coracle_spawn::{Child, Ended, Health, Log, Record, Signal, Starting};
 use std::ffi::OsString;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -40,6 +41,7 @@ pub struct Container {
     ports: Vec<PublishedPort>,
     addresses: Vec<Vec<IpAddr>>,
     log: Option<Log>,
+    readiness: Readiness,
     /// Of a container that this process started.
     _last_words: Option<LastWords>,
     /// The input, if it is a pipe.
@@ -211,6 +213,45 @@ impl Container {
         Logs::new(self.id.clone(), self.log.clone())
     }
 
+    /// Waits until it is ready by this, again or for the first time; no longer than `timeout`. The container stays as it is, whatever comes of it.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::Wait`], at once where the container ends; [`Error::Description`] for what can't be waited for.
+    pub async fn wait_for(&self, wait: impl Into<Wait>, timeout: Duration) -> Result<(), Error> {
+        wait::until(self, &wait.into(), timeout).await
+    }
+
+    /// What its health test (HEALTHCHECK) has said so far: none before the first has ended, or where it has none.
+    pub fn health(&self) -> Option<Health> {
+        self.child.health()
+    }
+
+    /// Waits until a test has ended, or the container has: what the tests have said so far, as long as that is something else than `known`.
+    ///
+    /// ```no_run
+    /// # async fn f(container: coracle_container::Container) {
+    /// let mut known = container.health();
+    /// while let Some(health) = container.health_changed(known.as_ref()).await.filter(|health| Some(health) != known.as_ref()) {
+    ///     println!("{} after {} tests", health.state, health.tests);
+    ///     known = Some(health);
+    /// }
+    /// # }
+    /// ```
+    pub async fn health_changed(&self, known: Option<&Health>) -> Option<Health> {
+        poll_fn(|cx| self.child.poll_health(cx, known)).await
+    }
+
+    pub(crate) fn has_health_test(&self) -> bool {
+        self.readiness.health
+    }
+
+    /// Its inside, for closures and tasks that outlive a borrow of this handle.
+    pub fn inside(&self) -> Inside {
+        Inside { interior: self.interior(), enforced: self.enforced.clone(), waived: self.waived.clone() }
+    }
+
     /// Its inside, for what is opened and executed there.
     pub(crate) fn interior(&self) -> coracle_spawn::Interior {
         self.child.interior()
@@ -242,6 +283,7 @@ impl Container {
         let child = Child::attach(&control_socket(&record.path))?;
         let description: Option<Description> = serde_json::from_slice(&record.description).ok();
         let (ports, addresses) = description.as_ref().map(|d| (d.ports.clone(), d.addresses.clone())).unwrap_or_default();
+        let readiness = description.as_ref().map(|d| Readiness { health: d.health, exposed: d.exposed.clone() }).unwrap_or_default();
         let stop_signal = description.and_then(|d| d.stop_signal?.parse().ok()).unwrap_or(Signal::TERM);
         let id = record.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Self {
@@ -254,6 +296,7 @@ impl Container {
             ports,
             addresses,
             log: Log::open(&log_file(&record.path)).ok(),
+            readiness,
             _last_words: None,
             stdin: None,
             stdout: None,
@@ -321,7 +364,8 @@ async fn executed(starting: Starting, files: Vec<(CopyIn, PathBuf)>) -> Result<S
 
 /// Starts a container.
 pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log, ports, addresses } = plan(&builder, defaults).await?;
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log, ports, addresses, readiness } =
+        plan(&builder, defaults).await?;
     let mut child = executed(spawn.start()?, builder.files).await?.await?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     // Where too many descriptors of this user's were on their way for one more, the file is still there for a command that lives.
@@ -336,6 +380,7 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
         addresses,
         _last_words: log.clone().map(|log| LastWords::new(id.clone(), log)),
         log,
+        readiness,
         id,
         stdin: stdin.map(ContainerStdin),
         stdout: stdout.map(ContainerStdout),
@@ -346,10 +391,11 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
 /// Feeds, collects, and waits for the end of everything.
 async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Result<Output, Error> {
     let input = builder.command.take_input();
-    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log: _, ports, addresses } = plan(&builder, defaults).await?;
+    let Lowered { spawn, id, stop_signal, enforced, waived, statistics, log: _, ports, addresses, readiness } =
+        plan(&builder, defaults).await?;
     // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
     let starting = executed(spawn.told_at_end(true).start()?, builder.files).await?;
-    let Complete { child, stdout, stderr } = complete::run(starting, input).await?;
+    let Complete { child, stdout: said, stderr: complained } = complete::run(starting, input).await?;
     let (log, _last_words) = (None, None);
     let container = Container {
         child,
@@ -361,6 +407,7 @@ async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Resul
         ports,
         addresses,
         log,
+        readiness,
         _last_words,
         stdin: None,
         stdout: None,
@@ -370,7 +417,7 @@ async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Resul
     let ended = container.child.try_wait()?.ok_or(Error::Lost)?;
     let (status, usage) = container.verdict(&ended);
     let (enforced, waived) = (container.enforced.clone(), container.waived.clone());
-    Ok(Output { status, stdout, stderr, usage, enforced, waived })
+    Ok(Output { status, stdout: said, stderr: complained, usage, enforced, waived })
 }
 
 pub(crate) async fn output(builder: ContainerBuilder) -> Result<Output, Error> {
@@ -404,7 +451,17 @@ fn settle(first: u32) {
 }
 
 pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
+    let (wait, timeout) = (builder.wait.clone(), builder.startup_timeout);
     let container = start(builder, &LOGGED).await?;
+    let wait = wait.unwrap_or_else(|| Wait::default_of(container.readiness.health, &container.readiness.exposed));
+    if !wait.is_running_alone() {
+        if let Err(error) = wait::until(&container, &wait, timeout).await {
+            // What is left of it is told by its own error, and this one says why.
+            let _ = container.remove().await;
+            return Err(error);
+        }
+        return Ok(container);
+    }
     let first = container.pid();
     let settled = background::run("coracle-settle", move || settle(first)).map_err(|source| Error::State {
         attempted: "start a thread to wait for",

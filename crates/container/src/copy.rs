@@ -510,11 +510,15 @@ impl Container {
     /// # }
     /// ```
     pub fn fs(&self) -> Files {
-        Files { interior: self.interior() }
+        Files::new(self.interior())
     }
 }
 
 impl Files {
+    pub(crate) fn new(interior: Interior) -> Self {
+        Self { interior }
+    }
+
     async fn with<T: Send + 'static>(
         &self,
         verb: &str,

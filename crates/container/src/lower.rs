@@ -1,6 +1,6 @@
 //! From a description to a plan: every problem first, then the steps.
 
-use crate::builder::{ContainerBuilder, Source};
+use crate::builder::{self, ContainerBuilder, Source};
 use crate::container::{Defaults, control_socket, log_file};
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
@@ -14,15 +14,16 @@ use crate::publish::{Publish, PublishedPort};
 use crate::rootfs::{self, Lower};
 use crate::state::Description;
 use crate::stdio::Stdio;
+use crate::wait::Wait;
 use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Refusal, Stat, Step, Version};
-use coracle_image::{ImageConfig, Reference};
+use coracle_image::{Healthcheck, ImageConfig, Reference};
 use coracle_spawn::seccomp::Filter;
-use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, Effect, Init, Mount, Namespaces, Signal, Spawn, Undo};
+use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, Effect, HealthTest, Init, Mount, Namespaces, Signal, Spawn, Undo};
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What was read out of a description's words.
 pub(crate) struct Checked {
@@ -50,6 +51,16 @@ pub(crate) struct Lowered {
     pub(crate) addresses: Vec<Vec<IpAddr>>,
     /// Where what it says is kept, if it is.
     pub(crate) log: Option<PathBuf>,
+    pub(crate) readiness: Readiness,
+}
+
+/// By what it is ready, if nobody says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Readiness {
+    /// Whether it is asked for its health.
+    pub(crate) health: bool,
+    /// TCP ports that its image exposes.
+    pub(crate) exposed: Vec<u16>,
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -130,6 +141,14 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
         problem("a root file system names no command".into(), Some("name one with cmd(..)"));
     }
 
+    for what in builder.wait.iter().flat_map(Wait::problems) {
+        problem(what, None);
+    }
+    if let builder::Health::Test(test) = &builder.health
+        && test.command.first().is_none_or(|program| program.is_empty())
+    {
+        problem("the health test has no command".into(), Some("name one, or say no_healthcheck()"));
+    }
     for (what, target) in &builder.files {
         if let Some(what) = what.problem(target) {
             problem(what, None);
@@ -237,6 +256,12 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     let (with_networks, attached) = networks::attach(engine, spawn, &networks, ports)?;
     spawn = with_networks;
 
+    let test = match &builder.health {
+        builder::Health::None => None,
+        builder::Health::Test(test) => Some(test.clone()),
+        builder::Health::OfImage => config.as_ref().and_then(|config| config.healthcheck.as_ref()).and_then(health_test),
+    };
+    let readiness = Readiness { health: test.is_some(), exposed: config.as_ref().map(exposed).unwrap_or_default() };
     let description = Description {
         image: name,
         command: words.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
@@ -246,6 +271,8 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
         stop_signal: Some(stop_signal.number().to_string()),
         ports: attached.ports.clone(),
         addresses: attached.addresses.clone(),
+        health: readiness.health,
+        exposed: readiness.exposed.clone(),
     };
     let description = serde_json::to_vec(&description).unwrap_or_default();
 
@@ -272,6 +299,9 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     spawn = spawn.mounts(checked.mounts);
     spawn = spawn.hostname(&hostname).read_only_root(builder.read_only_rootfs);
 
+    if let Some(test) = test {
+        spawn = spawn.health(test);
+    }
     spawn = spawn.created_first(!builder.files.is_empty());
 
     for (key, value) in environment(builder, config.as_ref(), &hostname) {
@@ -307,7 +337,7 @@ pub(crate) async fn lower(engine: &Engine, builder: &ContainerBuilder, checked: 
     // Last, because it holds the record of all the others.
     spawn = spawn.undo(Undo::RemoveTree(run));
     let (ports, addresses) = (attached.ports, attached.addresses);
-    Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics, log, ports, addresses })
+    Ok(Lowered { spawn, id, stop_signal, enforced, waived, statistics, log, ports, addresses, readiness })
 }
 
 fn cgroups_error(error: coracle_cgroups::Error) -> Error {
@@ -328,6 +358,42 @@ fn new_id() -> String {
         }
     }
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// An image's HEALTHCHECK as a command. None where it says NONE, or nothing.
+fn health_test(of: &Healthcheck) -> Option<HealthTest> {
+    let command: Vec<OsString> = match of.test.split_first()? {
+        (kind, words) if kind == "CMD" && !words.is_empty() => words.iter().map(OsString::from).collect(),
+        (kind, [line, ..]) if kind == "CMD-SHELL" => vec!["/bin/sh".into(), "-c".into(), line.into()],
+        _ => return None,
+    };
+    let mut test = HealthTest::new(command);
+    // Docker writes 0 for what isn't said.
+    let said = |time: Option<Duration>| time.filter(|time| !time.is_zero());
+    test.interval = said(of.interval).unwrap_or(test.interval);
+    test.timeout = said(of.timeout).unwrap_or(test.timeout);
+    test.start_period = of.start_period.unwrap_or(test.start_period);
+    test.start_interval = said(of.start_interval).unwrap_or(test.start_interval);
+    test.retries = of.retries.filter(|&retries| retries > 0).unwrap_or(test.retries);
+    Some(test)
+}
+
+/// The TCP ports that an image exposes: `5432`, `5432/tcp`, `8000-8002/tcp`.
+fn exposed(config: &ImageConfig) -> Vec<u16> {
+    // An image that exposes a range of thousands doesn't listen at each.
+    const MOST: usize = 16;
+    let mut ports = Vec::new();
+    for word in &config.exposed_ports {
+        let (range, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        if let (true, Ok(first), Ok(last)) = (protocol.eq_ignore_ascii_case("tcp"), first.parse::<u16>(), last.parse::<u16>()) {
+            ports.extend((first.max(1)..=last).take(MOST));
+        }
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    ports.truncate(MOST);
+    ports
 }
 
 /// Entrypoint and command, as docker-run(1) puts them together.

@@ -48,6 +48,12 @@ pub(crate) struct Description {
     /// One list a network, IPv4 first.
     #[serde(default)]
     pub(crate) addresses: Vec<Vec<IpAddr>>,
+    /// Whether it is asked for its health.
+    #[serde(default)]
+    pub(crate) health: bool,
+    /// TCP ports that its image exposes.
+    #[serde(default)]
+    pub(crate) exposed: Vec<u16>,
 }
 
 impl Description {

@@ -93,6 +93,11 @@ impl Health {
         }
     }
 
+    /// Whether a test has ended.
+    pub fn has_asked(&self) -> bool {
+        self.tests > 0
+    }
+
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }

@@ -87,9 +87,12 @@ fn serve(container: Container<'_>, socket: Fd) -> ! {
     const FIRST: Fd = Fd(1);
     let _ = prctl::set_death_signal(SIGKILL);
     let _ = prctl::set_dumpable(false);
-    let moved = duplicate_above(container.first, 16)
-        .and_then(|first| dup3(socket, SOCKET.0, true).and_then(|()| dup3(first, FIRST.0, true)))
-        .is_ok();
+    // First out of the way of the numbers that they get: one of them may be the other's.
+    let copies = (duplicate_above(socket, 16), duplicate_above(container.first, 16));
+    let moved = match copies {
+        (Ok(socket), Ok(first)) => dup3(socket, SOCKET.0, true).and_then(|()| dup3(first, FIRST.0, true)).is_ok(),
+        _ => false,
+    };
     let _ = close_range(2, u32::MAX);
     if !moved {
         exit(127);

@@ -643,9 +643,11 @@ impl Watch<'_> {
         match self.others.push(Peer::new(socket)) {
             Ok(()) if self.decided => {
                 let command = self.command.map_or(self.pid, |c| c.0);
-                answer_to(socket, &Answer::Started { pid: self.pid, command });
-                if let Some(health) = self.health.first() {
-                    answer_to(socket, &health.answer());
+                let started = Answer::Started { pid: self.pid, command };
+                // In one piece, so that who has attached knows both.
+                match self.health.first().filter(|health| health.has_asked()) {
+                    Some(health) => answers_to(socket, &[&started, &health.answer()]),
+                    None => answer_to(socket, &started),
                 }
             }
             Ok(()) => {}
