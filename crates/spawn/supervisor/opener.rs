@@ -13,8 +13,8 @@ use crate::prepare::Path;
 use crate::system_call::{
     AT_FDCWD, CLONE_NEWNET, CLONE_NEWUSER, Cloned, Errno, Fd, POLLIN, PollFd, Received, chmod_descriptor, clone, close, close_range,
     connect_unix, descriptor_path, dup3, duplicate_above, exit, fchownat, fstat, linkat, mkdirat, open, openat2, pidfd_send_signal, poll,
-    prctl, receive_message, resolve, send_message, set_modified, setns, setresgid, setresuid, sleep, statx, symlinkat, tcp_socket, unlinkat,
-    wait_pidfd,
+    prctl, receive_message, resolve, send_message, set_modified, setns, setresgid, setresuid, sleep, statx, symlinkat, tcp_socket,
+    unlinkat, wait_pidfd,
 };
 use crate::text::Buffer;
 use crate::wire::{Field, Found, Opened, Opening, Plan, Reader, Step, attribute, how};
@@ -294,9 +294,7 @@ fn file(at: Fd, path: &CStr, wanted: u32, mode: u32) -> Result<Fd, Errno> {
             _ if stat.is_symlink() => return Err(Errno::ELOOP),
             _ if !stat.is_regular() => return Err(ENXIO),
             _ if wants(how::WRITE) => {
-                open::WRITE
-                    | if wants(how::TRUNCATE) { open::TRUNCATE } else { 0 }
-                    | if wants(how::APPEND) { open::APPEND } else { 0 }
+                open::WRITE | if wants(how::TRUNCATE) { open::TRUNCATE } else { 0 } | if wants(how::APPEND) { open::APPEND } else { 0 }
             }
             _ => open::READ,
         };
