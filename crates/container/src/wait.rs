@@ -652,7 +652,10 @@ impl<'a> Part<'a> {
                         Seen::Ready
                     }
                     Err((seen, observed)) => {
-                        self.observed = Some(observed);
+                        // That it ended is told by its status; what was seen before says more.
+                        if self.observed.is_none() || observed != coracle_spawn::Error::Ended.to_string() {
+                            self.observed = Some(observed);
+                        }
                         seen
                     }
                 },
