@@ -228,7 +228,8 @@ fn a_copy_has_a_size_and_a_flood_has_an_end() {
     let out = place.path().join("out");
     for n in 0..20 {
         let copied = comes_out(&container, "/w/grows", &out);
-        assert_eq!(fs::metadata(&out).expect("there").len(), copied.bytes, "{n}");
+        // Less, where it was cut off meanwhile.
+        assert!(fs::metadata(&out).expect("there").len() <= copied.bytes, "{n}");
     }
     says(&container, "truncate -s 1000000000000 /sparse");
     assert_eq!(kind(block_on(container.copy_from(CopyOut::path("/sparse").max_bytes(1 << 20), &out))), io::ErrorKind::FileTooLarge);

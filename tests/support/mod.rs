@@ -34,6 +34,7 @@ pub(crate) mod leftovers;
 pub(crate) mod needs;
 pub(crate) mod owner;
 pub(crate) mod place;
+pub(crate) mod postgres;
 pub(crate) mod program;
 pub(crate) mod registry;
 pub(crate) mod rootfs;
@@ -112,6 +113,8 @@ pub(crate) fn met(need: Need) -> bool {
         Need::Crun => program::find("crun").is_some(),
         Need::Bubblewrap => program::find("bwrap").is_some(),
         Need::Python3 => program::find("python3").is_some(),
+        // Its server is nobody's who has but one id.
+        Need::Postgres => postgres::installed().is_some() && met(Need::Busybox) && met(Need::UserNamespaces) && !met(Need::NoSubIds),
         Need::LinuxLibcDev => std::fs::metadata("/usr/include/linux/audit.h").is_ok(),
         // Whether the kernel has it is known only to who tries; the one test of it does.
         Need::Ia32Emulation => cfg!(target_arch = "x86_64"),

@@ -51,6 +51,8 @@ pub(crate) enum Need {
     Bubblewrap,
     /// python3, which a test uses as a program of the field.
     Python3,
+    /// PostgreSQL of Debian's packages, and more than one id.
+    Postgres,
     /// The kernel's own tables of system calls, in linux-libc-dev.
     LinuxLibcDev,
     /// A kernel that runs 32-bit programs of x86.
@@ -107,6 +109,7 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::Crun, "crun", &[Root, User, NoSub]),
     (Need::Bubblewrap, "bubblewrap", &[Root, User, NoSub]),
     (Need::Python3, "python3", &[Root, User, NoSub]),
+    (Need::Postgres, "postgresql", &[Root, User]),
     (Need::LinuxLibcDev, "linux-libc-dev", &[Root, User, NoSub]),
     (Need::Ia32Emulation, "config-ia32-emulation", &[]),
     (Need::Go, "go", &[Root, User, NoSub]),

@@ -19,6 +19,15 @@ pub(crate) struct Place {
     directory: tempfile::TempDir,
 }
 
+impl Drop for Place {
+    /// Waits for those who are still taking back what was dropped, so that the directory can go.
+    fn drop(&mut self) {
+        let runs = self.engine.root().join("run");
+        let empty = || std::fs::read_dir(&runs).map_or(true, |mut entries| entries.next().is_none());
+        within(Duration::from_secs(if std::thread::panicking() { 3 } else { 30 }), empty);
+    }
+}
+
 impl Place {
     /// With a root of busybox: the test began with `need!(Busybox, UserNamespaces)`.
     pub(crate) fn new() -> Self {

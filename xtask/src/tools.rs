@@ -29,6 +29,7 @@ const TOOLS: &[Tool] = &[
     tool("setpriv", "util-linux", "runs tests as a plain user"),
     tool("strace", "strace", "watches what the owner's threads do"),
     tool("python3", "python3-minimal", "a program of the field, run under our filters"),
+    tool("pg_lsclusters", "postgresql", "the server whose readiness is tested"),
     tool("/usr/include/linux/audit.h", "linux-libc-dev", "the kernel's own tables, to hold ours against"),
     tool("runc", "runc", "an oracle, and a peer of the benchmark"),
     tool("crun", "crun", "a peer of the benchmark"),

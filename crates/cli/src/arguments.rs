@@ -228,6 +228,34 @@ pub(crate) struct Run {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = "What runs")]
     pub(crate) init: Option<bool>,
 
+    /// Ask the container whether it works by this line of shell, and not by its image's HEALTHCHECK
+    #[arg(long, value_name = "LINE", help_heading = "Health", conflicts_with = "no_healthcheck")]
+    pub(crate) health_cmd: Option<OsString>,
+
+    /// The time from one test to the next [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Health", requires = "health_cmd")]
+    pub(crate) health_interval: Option<String>,
+
+    /// How long a test may take [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Health", requires = "health_cmd")]
+    pub(crate) health_timeout: Option<String>,
+
+    /// So many failures in a row mean that it doesn't work [default: 3]
+    #[arg(long, value_name = "COUNT", help_heading = "Health", requires = "health_cmd")]
+    pub(crate) health_retries: Option<u32>,
+
+    /// How long after the start failures don't count [default: 0s]
+    #[arg(long, value_name = "TIME", help_heading = "Health", requires = "health_cmd")]
+    pub(crate) health_start_period: Option<String>,
+
+    /// The time from one test to the next in the start period [default: 5s]
+    #[arg(long, value_name = "TIME", help_heading = "Health", requires = "health_cmd")]
+    pub(crate) health_start_interval: Option<String>,
+
+    /// Don't ask, whatever the image says
+    #[arg(long, help_heading = "Health")]
+    pub(crate) no_healthcheck: bool,
+
     /// Let the command read this program's standard input, which is /dev/null otherwise
     #[arg(short, long, help_heading = "What runs", conflicts_with = "detach")]
     pub(crate) interactive: bool,

@@ -15,6 +15,7 @@ mod duration;
 mod environment;
 mod exec;
 mod failure;
+mod health;
 mod images;
 mod json;
 mod life;

@@ -13,7 +13,13 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &Ps) -> Result<u8, Failure>
     let failed = |error| Failure::from(error).code(1);
     let style = Style::read(arguments.format.as_deref()).map_err(|fault| Failure::from(vec![fault]))?;
     let filter = filter(arguments)?;
-    let containers = crate::engine(root).and_then(|engine| engine.list(&filter)).map_err(failed)?;
+    let engine = crate::engine(root).map_err(failed)?;
+    let containers = engine.list(&filter).map_err(failed)?;
+    // Only who is detached answers others.
+    let health = |container: &ContainerSummary| {
+        let asked = container.detached && container.state.is_running();
+        asked.then(|| engine.attach(&container.id).ok()?.health().map(|health| health.state.to_string())).flatten()
+    };
     let cut = |text: &str, most| if arguments.no_trunc { table::plain(text) } else { table::shortened(&table::plain(text), most) };
     let text = match &style {
         _ if arguments.quiet => containers.iter().map(|container| format!("{}\n", container.id)).collect(),
@@ -25,7 +31,10 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &Ps) -> Result<u8, Failure>
                         container.id.clone(),
                         cut(&container.image, 40),
                         format!("\"{}\"", cut(&container.command.join(" "), 30)),
-                        status(container),
+                        match health(container) {
+                            Some(health) => format!("{} ({health})", status(container)),
+                            None => status(container),
+                        },
                         container.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
                         if container.detached { "(detached)".into() } else { container.owner.to_string() },
                         container.name.clone().unwrap_or_default(),
@@ -49,6 +58,7 @@ pub(crate) fn list(root: Option<PathBuf>, arguments: &Ps) -> Result<u8, Failure>
                     ("detached", container.detached.to_string()),
                     ("ports", json::array(container.ports.iter().map(|port| json::string(&port.to_string())))),
                     ("addresses", json::array(container.addresses.iter().map(|address| json::string(&address.to_string())))),
+                    ("health", health(container).map_or("null".into(), |health| json::string(&health))),
                     ("labels", json::object(container.labels.iter().map(|(key, value)| (&key[..], json::string(value))))),
                 ];
                 json::object(members) + "\n"

@@ -53,6 +53,8 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
         builder = builder.init(yes);
     }
 
+    builder = crate::health::describe(builder, arguments, &mut faults);
+
     let volumes = arguments.volume.iter().map(|word| mounts::volume(word));
     let mounts = arguments.mount.iter().map(|word| mounts::mount(word));
     let tmpfs = arguments.tmpfs.iter().map(|word| mounts::tmpfs(word));

@@ -14,15 +14,24 @@ use crate::names::Dns;
 use crate::network::Network;
 use crate::publish::Publish;
 use crate::stdio::Stdio;
+use crate::wait::{self, Wait};
 use coracle_cgroups::Control;
 use coracle_image::Progress;
-use coracle_spawn::Rlimit;
+use coracle_spawn::{HealthTest, Rlimit};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How the container is asked whether it works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Health {
+    OfImage,
+    None,
+    Test(HealthTest),
+}
 
 /// Where a container's root comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +85,9 @@ pub struct ContainerBuilder {
     pub(crate) best_effort: Vec<Control>,
     pub(crate) progress: Option<OnProgress>,
     pub(crate) files: Vec<(CopyIn, PathBuf)>,
+    pub(crate) wait: Option<Wait>,
+    pub(crate) startup_timeout: Duration,
+    pub(crate) health: Health,
 }
 
 impl Container {
@@ -133,6 +145,9 @@ impl ContainerBuilder {
             best_effort: Vec::new(),
             progress: None,
             files: Vec::new(),
+            wait: None,
+            startup_timeout: wait::STARTUP_TIMEOUT,
+            health: Health::OfImage,
         }
     }
 
@@ -354,6 +369,32 @@ impl ContainerBuilder {
         self
     }
 
+    /// What [`run`](Self::run) waits for, instead of: the health test if there is one, else all TCP ports that the image exposes, else that the
+    /// command runs.
+    pub fn wait(mut self, wait: impl Into<Wait>) -> Self {
+        self.wait = Some(wait.into());
+        self
+    }
+
+    /// How long [`run`](Self::run) waits until the container is ready; 60 s if nothing is said.
+    pub fn startup_timeout(mut self, time: Duration) -> Self {
+        self.startup_timeout = time;
+        self
+    }
+
+    /// Asks the container again and again whether it works, by this and not by its image's HEALTHCHECK: [`Container::health`]. As with Docker it is
+    /// asked as long as it runs, also when it is detached.
+    pub fn health(mut self, test: HealthTest) -> Self {
+        self.health = Health::Test(test);
+        self
+    }
+
+    /// Doesn't ask it, whatever its image says.
+    pub fn no_healthcheck(mut self) -> Self {
+        self.health = Health::None;
+        self
+    }
+
     /// A label, for whoever lists containers.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(key.into(), value.into());
@@ -426,11 +467,14 @@ impl ContainerBuilder {
         kept::run(self).await
     }
 
-    /// Starts it, and answers when it is ready: running, and still there 20 ms later, or as soon after that as it waits for something
-    /// (half a second at most).
+    /// Starts it, and answers when it is ready, by what [`wait`](Self::wait) says. If that comes to nothing but that the command runs: when it is
+    /// still there after 20 ms, or as soon after that as it waits for something (half a second at most).
+    ///
+    /// What it says is kept: [`Container::logs`].
     ///
     /// # Errors
-    /// As [`spawn`](Self::spawn); [`Error::NotReady`] for a command that has ended by then, with its last words.
+    /// As [`spawn`](Self::spawn); [`Error::Wait`] with what didn't come, and [`Error::NotReady`] for a command that was only to run and has ended. All
+    /// is taken back by then.
     pub async fn run(self) -> Result<Container, Error> {
         container::run(self).await
     }
@@ -464,6 +508,8 @@ impl fmt::Debug for ContainerBuilder {
             .field("dns", &self.dns)
             .field("labels", &self.labels)
             .field("files", &self.files)
+            .field("wait", &self.wait)
+            .field("health", &self.health)
             .finish_non_exhaustive()
     }
 }

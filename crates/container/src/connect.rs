@@ -4,7 +4,7 @@
 
 use crate::container::Container;
 use crate::error::Error;
-use coracle_spawn::Socket;
+use coracle_spawn::{Interior, Socket};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -76,7 +76,7 @@ impl Container {
     /// # Errors
     /// [`Error::Connect`] where nothing listens, or the container has the host's network; [`Error::Start`] where it has ended.
     pub async fn connect(&self, port: u16) -> Result<ContainerStream, Error> {
-        Ok(ContainerStream(self.running_interior()?.connect(port)?.await?))
+        to_port(&self.running_interior()?, port).await
     }
 
     /// The same for who has no runtime and wants none: blocks this thread until it is connected.
@@ -93,7 +93,7 @@ impl Container {
     /// # Errors
     /// As [`connect`](Self::connect); [`Error::Connect`] also where there is no such path, or something else.
     pub async fn connect_unix(&self, path: impl AsRef<Path>) -> Result<ContainerStream, Error> {
-        Ok(ContainerStream(self.running_interior()?.connect_unix(path.as_ref())?.await?))
+        to_path(&self.running_interior()?, path.as_ref()).await
     }
 
     /// The same, blocking this thread.
@@ -104,6 +104,14 @@ impl Container {
         let socket = self.running_interior()?.connect_unix(path.as_ref())?.wait()?;
         Ok(socket.into_fd().map_err(copied)?.into())
     }
+}
+
+pub(crate) async fn to_port(interior: &Interior, port: u16) -> Result<ContainerStream, Error> {
+    Ok(ContainerStream(interior.connect(port)?.await?))
+}
+
+pub(crate) async fn to_path(interior: &Interior, path: &Path) -> Result<ContainerStream, Error> {
+    Ok(ContainerStream(interior.connect_unix(path)?.await?))
 }
 
 fn copied(source: io::Error) -> Error {

@@ -11,12 +11,13 @@ use crate::exit::{ExitStatus, Output, Usage};
 use crate::kept;
 use crate::last_words::{self, LastWords};
 use crate::logs::Logs;
-use crate::lower::{self, Life, Lowered};
+use crate::lower::{self, Life, Lowered, Readiness};
 use crate::publish::PublishedPort;
 use crate::state::{self, Found};
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
+use crate::wait::{self, Inside, Wait};
 use coracle_cgroups::{Enforced, Live, Refusal};
-use coracle_spawn::{Child, ENDED, Ended, Interior, Log, Signal, Starting};
+use coracle_spawn::{Child, ENDED, Ended, Health, Interior, Log, Signal, Starting};
 use std::ffi::OsString;
 use std::future::poll_fn;
 use std::io;
@@ -47,6 +48,7 @@ pub struct Container {
     pub(crate) ports: OnceLock<Vec<PublishedPort>>,
     pub(crate) addresses: OnceLock<Vec<Vec<IpAddr>>>,
     log: Mutex<Option<Log>>,
+    readiness: Readiness,
     pub(crate) kept: bool,
     /// Of a container that ends with this handle.
     _last_words: Option<LastWords>,
@@ -309,6 +311,46 @@ impl Container {
         Logs::new(self.id.clone(), log.or_else(|| Log::open(&log_file(&self.run)).ok()))
     }
 
+    /// Waits until it is ready by this, again or for the first time; no longer than `timeout`. The container stays as it is, whatever comes of it.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::Wait`], at once where the container ends; [`Error::Description`] for what can't be waited for.
+    pub async fn wait_for(&self, wait: impl Into<Wait>, timeout: Duration) -> Result<(), Error> {
+        wait::until(self, &wait.into(), timeout).await
+    }
+
+    /// What its health test (HEALTHCHECK) has said so far: none before the first has ended, or where it has none.
+    pub fn health(&self) -> Option<Health> {
+        self.current()?.health()
+    }
+
+    /// Waits until a test has ended, or the container has: what the tests have said so far, as long as that is something else than `known`.
+    ///
+    /// ```no_run
+    /// # async fn f(container: coracle_container::Container) {
+    /// let mut known = container.health();
+    /// while let Some(health) = container.health_changed(known.as_ref()).await.filter(|health| Some(health) != known.as_ref()) {
+    ///     println!("{} after {} tests", health.state, health.tests);
+    ///     known = Some(health);
+    /// }
+    /// # }
+    /// ```
+    pub async fn health_changed(&self, known: Option<&Health>) -> Option<Health> {
+        let child = self.current()?;
+        poll_fn(|cx| child.poll_health(cx, known)).await
+    }
+
+    pub(crate) fn has_health_test(&self) -> bool {
+        self.readiness.health
+    }
+
+    /// Its inside, for closures and tasks that outlive a borrow of this handle.
+    pub fn inside(&self) -> Inside {
+        Inside { interior: self.interior(), enforced: self.enforced.clone(), waived: self.waived.clone() }
+    }
+
     pub(crate) fn running_interior(&self) -> Result<Interior, Error> {
         Ok(self.interior().ok_or(coracle_spawn::Error::Ended)?)
     }
@@ -364,6 +406,7 @@ impl Container {
             ports: known(&description.ports),
             addresses: known(&description.addresses),
             log: Mutex::new(Log::open(&log_file(&found.run)).ok()),
+            readiness: Readiness { health: description.health, exposed: description.exposed.clone() },
             kept: found.kept,
             _last_words: None,
             stdin: None,
@@ -437,7 +480,7 @@ fn known<T: Clone>(of: &[T]) -> OnceLock<Vec<T>> {
 /// Starts a container.
 pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Result<Container, Error> {
     let (engine, lowered) = plan(&builder, defaults).await?;
-    let Lowered { spawn, id, stop_signal, enforced, waived, live, log, ports, addresses } = lowered;
+    let Lowered { spawn, id, stop_signal, enforced, waived, live, log, ports, addresses, readiness } = lowered;
     // Held until the container is there, by which others know that the name is taken.
     let claim = match &builder.name {
         Some(name) => Some(kept::claim(&engine, name).await?),
@@ -460,6 +503,7 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
         addresses: addresses.into(),
         _last_words: log.clone().map(|log| LastWords::new(id.clone(), log)),
         log: Mutex::new(log),
+        readiness,
         kept: false,
         id,
         stdin: stdin.map(ContainerStdin),
@@ -514,7 +558,17 @@ fn settle(first: u32) {
 }
 
 pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
+    let (wait, timeout) = (builder.wait.clone(), builder.startup_timeout);
     let container = start(builder, &LOGGED).await?;
+    let wait = wait.unwrap_or_else(|| Wait::default_of(container.readiness.health, &container.readiness.exposed));
+    if !wait.is_running_alone() {
+        if let Err(error) = wait::until(&container, &wait, timeout).await {
+            // What is left of it is told by its own error, and this one says why.
+            let _ = container.remove().await;
+            return Err(error);
+        }
+        return Ok(container);
+    }
     let first = container.pid();
     let settled = background::run("coracle-settle", move || settle(first)).map_err(|source| Error::State {
         attempted: "start a thread to wait for",

@@ -512,11 +512,15 @@ impl Container {
     /// # }
     /// ```
     pub fn fs(&self) -> Files {
-        Files { interior: self.interior() }
+        Files::new(self.interior())
     }
 }
 
 impl Files {
+    pub(crate) fn new(interior: Option<Interior>) -> Self {
+        Self { interior }
+    }
+
     async fn with<T: Send + 'static>(
         &self,
         verb: &str,

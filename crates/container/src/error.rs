@@ -2,6 +2,7 @@
 
 use crate::exit::ExitStatus;
 use crate::last_words;
+use crate::wait::WaitFailure;
 use coracle_cgroups::Refusal;
 use coracle_spawn::{ConnectFault, ExecFault, Left, LogLine};
 use std::fmt;
@@ -82,6 +83,8 @@ pub enum Error {
         /// Why it isn't.
         fault: ConnectFault,
     },
+    /// The container isn't ready: it ended before it was, or its time was up.
+    Wait(Box<WaitFailure>),
     /// Files of a container couldn't be read or written.
     Copy {
         /// What was tried, on what: `copy to /etc/app.conf in the container`.
@@ -159,6 +162,7 @@ impl fmt::Display for Error {
                 left.iter().try_for_each(|left| write!(f, " {} ({})", left.path.display(), left.error))
             }
             Self::Connect { to, fault } => write!(f, "can't connect to {to} inside the container: {fault}"),
+            Self::Wait(failure) => failure.fmt(f),
             Self::Copy { attempted, source } => write!(f, "can't {attempted}: {source}"),
             Self::Lost => coracle_spawn::Error::Lost.fmt(f),
             Self::Network(error) => error.fmt(f),
@@ -275,6 +279,8 @@ impl Error {
             Self::NameTaken { .. } => Some("take another name, or remove or rename that one".into()),
             Self::Cgroups(error) => error.remedy(),
             Self::NoLog { .. } => Some("start it with .stdout(Stdio::log()).stderr(Stdio::log()), as run() does by itself".into()),
+            Self::Wait(failure) if failure.status.is_some() => Some("its own words say why it ended, or `coracle run` of the same".into()),
+            Self::Wait(_) => Some("allow more time: startup_timeout(..); or wait for something else: wait(Wait::running())".into()),
             Self::Copy { source, .. } => match source.kind() {
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount something writable there: Mount::tmpfs(..), --tmpfs".into()),
                 io::ErrorKind::FileTooLarge => Some("allow more: max_bytes(..)".into()),

@@ -43,7 +43,8 @@ pub(crate) fn problem(request: &Request) -> Option<String> {
 
 /// Asks, and reads the answer.
 pub(crate) fn ask(mut stream: impl Read + Write, request: &Request) -> io::Result<Answer> {
-    let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nUser-Agent: coracle\r\n", request.method, request.path, request.host);
+    let mut head =
+        format!("{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nUser-Agent: coracle\r\n", request.method, request.path, request.host);
     for (name, value) in &request.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -119,8 +120,11 @@ fn body(stream: impl Read, answer: &Answer) -> io::Result<Vec<u8>> {
             self::line(&mut stream)?;
         }
     }
-    stream.take(length.unwrap_or(u64::MAX).min(MOST_BODY as u64)).read_to_end(&mut body)?;
-    Ok(body)
+    match stream.take(length.unwrap_or(u64::MAX).min(MOST_BODY as u64)).read_to_end(&mut body) {
+        // Many services end a connection of TLS without the words for it.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && length.is_none() => Ok(body),
+        other => other.map(|_| body),
+    }
 }
 
 /// A short line.
@@ -162,7 +166,8 @@ mod tests {
 
     #[test]
     fn what_isnt_http_is_an_error_and_a_flood_has_an_end() {
-        for text in ["", "SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200", "HTTP/2 200\r\n\r\n", "HTTP/1.1 2000 x\r\n\r\n"] {
+        for text in ["", "SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200", "HTTP/2 200\r\n\r\n", "HTTP/1.1 2000 x\r\n\r\n"]
+        {
             read(text.as_bytes(), false).unwrap_err();
         }
         assert!(read(io::repeat(b'x'), false).is_err());

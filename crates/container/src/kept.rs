@@ -78,6 +78,7 @@ pub(crate) async fn create(builder: ContainerBuilder) -> Result<Container, Error
     let resolved = ground.resolve(&builder, &id)?;
     let command = resolved.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let (image, stop_signal) = (resolved.image.clone(), resolved.stop_signal.clone());
+    let (health, exposed) = (resolved.health.is_some(), resolved.exposed.clone());
     let spec = Spec::new(&builder, resolved).map_err(|problem| Error::Description { problems: vec![problem] })?;
     let description = Description {
         image,
@@ -92,6 +93,8 @@ pub(crate) async fn create(builder: ContainerBuilder) -> Result<Container, Error
         spec: Some(spec),
         ports: Vec::new(),
         addresses: Vec::new(),
+        health,
+        exposed,
     };
     let (draft, run) = (engine.0.runs.join(format!(".{id}")), engine.0.runs.join(&id));
     let failed = |source| Error::State { attempted: "make the directory", path: run.clone(), source };

@@ -7,6 +7,7 @@
 //! - [`Container::connect`] talks to a port inside, without a port on the host and without any network.
 //! - [`Container::copy_to`], [`Container::copy_from`] and [`Container::fs`] reach its files; [`ContainerBuilder::copy_in`] puts some in before the
 //!   start.
+//! - [`Wait`] says when a container is ready, which [`run`](ContainerBuilder::run) waits for.
 //! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
 //! - [`Network`] says where a container is: nowhere, in a private network, or where this process is. [`publish`](ContainerBuilder::publish)
 //!   answers its ports on this host.
@@ -56,6 +57,7 @@ mod events;
 mod exec;
 mod exit;
 mod filter;
+mod http;
 mod image;
 mod images;
 mod inspect;
@@ -77,7 +79,10 @@ mod stats;
 mod stdio;
 mod tar_stream;
 mod time;
+#[cfg(feature = "registry")]
+mod tls;
 mod tree;
+mod wait;
 
 pub use builder::ContainerBuilder;
 pub use connect::ContainerStream;
@@ -87,7 +92,7 @@ pub use coracle_cgroups::{Control, Enforced, Refusal};
 #[cfg(feature = "registry")]
 pub use coracle_image::RegistryClient;
 pub use coracle_image::{Durability, Fault, ImageConfig, Inspection, LayerState, Progress, Removed, Swept, SweptKind};
-pub use coracle_spawn::{Capability, ConnectFault, Left, LogLine, OutputStream, Resource, Rlimit, Signal};
+pub use coracle_spawn::{Capability, ConnectFault, Health, HealthState, HealthTest, Left, LogLine, OutputStream, Resource, Rlimit, Signal};
 pub use engine::{Engine, EngineBuilder, ImageSummary};
 pub use error::{Error, Problem};
 pub use events::{Event, EventKind, Events};
@@ -108,3 +113,4 @@ pub use stats::{ProcessSummary, Stats, StatsStream};
 pub use stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
 pub use time::Time;
 pub use tree::Copied;
+pub use wait::{HttpWait, Inside, LogWait, Wait, WaitFailure};

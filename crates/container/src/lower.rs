@@ -1,6 +1,6 @@
 //! From a description to a plan: every problem first, then the steps.
 
-use crate::builder::{ContainerBuilder, Source};
+use crate::builder::{self, ContainerBuilder, Source};
 use crate::container::{Defaults, control_socket, log_file};
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
@@ -15,16 +15,16 @@ use crate::rootfs::{self, Lower};
 use crate::spec::Resolved;
 use crate::state::Description;
 use crate::stdio::Stdio;
+use crate::wait::Wait;
 use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Live, Refusal, Step, Version};
-use coracle_image::Lease;
-use coracle_image::{ImageConfig, Reference};
+use coracle_image::{Healthcheck, ImageConfig, Lease, Reference};
 use coracle_spawn::seccomp::Filter;
-use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, ENDED, Effect, Init, Mount, Namespaces, Signal, Spawn, Undo};
+use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, ENDED, Effect, HealthTest, Init, Mount, Namespaces, Signal, Spawn, Undo};
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What was read out of a description's words.
 pub(crate) struct Checked {
@@ -53,6 +53,16 @@ pub(crate) struct Lowered {
     pub(crate) addresses: Vec<Vec<IpAddr>>,
     /// Where what it says is kept, if it is.
     pub(crate) log: Option<PathBuf>,
+    pub(crate) readiness: Readiness,
+}
+
+/// By what it is ready, if nobody says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Readiness {
+    /// Whether it is asked for its health.
+    pub(crate) health: bool,
+    /// TCP ports that its image exposes.
+    pub(crate) exposed: Vec<u16>,
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -143,6 +153,14 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
         problem("a root file system names no command".into(), Some("name one with cmd(..)"));
     }
 
+    for what in builder.wait.iter().flat_map(Wait::problems) {
+        problem(what, None);
+    }
+    if let builder::Health::Test(test) = &builder.health
+        && test.command.first().is_none_or(|program| program.is_empty())
+    {
+        problem("the health test has no command".into(), Some("name one, or say no_healthcheck()"));
+    }
     for (what, target) in &builder.files {
         if let Some(what) = what.problem(target) {
             problem(what, None);
@@ -253,6 +271,8 @@ impl Ground {
             workdir: workdir(builder, config),
             user: user(builder, config),
             stop_signal: stop_signal(builder, config).number().to_string(),
+            health: tested(builder, config),
+            exposed: config.map(exposed).unwrap_or_default(),
         })
     }
 }
@@ -329,6 +349,11 @@ pub(crate) async fn lower(
     let networks: Vec<_> = builder.networks.iter().cloned().zip(checked.networks).collect();
     let (with_networks, attached) = networks::attach(engine, spawn, &networks, ports)?;
     spawn = with_networks;
+    let test = tested(builder, config.as_ref());
+    let readiness = match &life {
+        Life::Only => Readiness { health: test.is_some(), exposed: config.as_ref().map(exposed).unwrap_or_default() },
+        Life::Another { description, .. } => Readiness { health: description.health, exposed: description.exposed.clone() },
+    };
     let (ports, addresses) = (attached.ports.clone(), attached.addresses.clone());
     let description = match life {
         Life::Another { description, .. } => Description { live: live.to_string(), spec: None, ports, addresses, ..*description },
@@ -345,6 +370,8 @@ pub(crate) async fn lower(
             spec: None,
             ports,
             addresses,
+            health: readiness.health,
+            exposed: readiness.exposed.clone(),
         },
     };
     let goes = description.auto_remove;
@@ -376,6 +403,9 @@ pub(crate) async fn lower(
     spawn = spawn.mounts(checked.mounts);
     spawn = spawn.hostname(&hostname).read_only_root(builder.read_only_rootfs);
 
+    if let Some(test) = test {
+        spawn = spawn.health(test);
+    }
     spawn = spawn.created_first(!builder.files.is_empty());
 
     for (key, value) in environment(builder, config.as_ref(), &hostname) {
@@ -435,7 +465,7 @@ pub(crate) async fn lower(
         }
     };
     let (ports, addresses) = (attached.ports, attached.addresses);
-    Ok(Lowered { spawn, id, stop_signal, enforced, waived, live, log, ports, addresses })
+    Ok(Lowered { spawn, id, stop_signal, enforced, waived, live, log, ports, addresses, readiness })
 }
 
 fn cgroups_error(error: coracle_cgroups::Error) -> Error {
@@ -456,6 +486,51 @@ pub(crate) fn new_id() -> String {
         }
     }
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// How a container is asked whether it works: what was said, else what its image says.
+fn tested(builder: &ContainerBuilder, config: Option<&ImageConfig>) -> Option<HealthTest> {
+    match &builder.health {
+        builder::Health::None => None,
+        builder::Health::Test(test) => Some(test.clone()),
+        builder::Health::OfImage => config.and_then(|config| config.healthcheck.as_ref()).and_then(health_test),
+    }
+}
+
+/// An image's HEALTHCHECK as a command. None where it says NONE, or nothing.
+fn health_test(of: &Healthcheck) -> Option<HealthTest> {
+    let command: Vec<OsString> = match of.test.split_first()? {
+        (kind, words) if kind == "CMD" && !words.is_empty() => words.iter().map(OsString::from).collect(),
+        (kind, [line, ..]) if kind == "CMD-SHELL" => vec!["/bin/sh".into(), "-c".into(), line.into()],
+        _ => return None,
+    };
+    let mut test = HealthTest::new(command);
+    // Docker writes 0 for what isn't said.
+    let said = |time: Option<Duration>| time.filter(|time| !time.is_zero());
+    test.interval = said(of.interval).unwrap_or(test.interval);
+    test.timeout = said(of.timeout).unwrap_or(test.timeout);
+    test.start_period = of.start_period.unwrap_or(test.start_period);
+    test.start_interval = said(of.start_interval).unwrap_or(test.start_interval);
+    test.retries = of.retries.filter(|&retries| retries > 0).unwrap_or(test.retries);
+    Some(test)
+}
+
+/// The TCP ports that an image exposes: `5432`, `5432/tcp`, `8000-8002/tcp`.
+fn exposed(config: &ImageConfig) -> Vec<u16> {
+    // An image that exposes a range of thousands doesn't listen at each.
+    const MOST: usize = 16;
+    let mut ports = Vec::new();
+    for word in &config.exposed_ports {
+        let (range, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        if let (true, Ok(first), Ok(last)) = (protocol.eq_ignore_ascii_case("tcp"), first.parse::<u16>(), last.parse::<u16>()) {
+            ports.extend((first.max(1)..=last).take(MOST));
+        }
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    ports.truncate(MOST);
+    ports
 }
 
 /// Entrypoint and command, as docker-run(1) puts them together.

@@ -2,13 +2,13 @@
 //!
 //! What an image said is in it already: the same files, words and variables come back, whatever the image's name means by then.
 
-use crate::builder::{ContainerBuilder, Source};
+use crate::builder::{ContainerBuilder, Health, Source};
 use crate::error::Problem;
 use crate::limits::MemorySize;
 use crate::mount::{Kind as MountKind, Mount};
 use crate::network::{Kind as NetworkKind, Network};
 use coracle_cgroups::Control;
-use coracle_spawn::Rlimit;
+use coracle_spawn::{HealthTest, Rlimit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -58,6 +58,8 @@ pub(crate) struct Spec {
     /// Servers, search domains, options.
     #[serde(default)]
     dns: [Vec<String>; 3],
+    #[serde(default)]
+    health: Option<KeptHealth>,
     /// Of output and error: whether they go to the log.
     streams: [bool; 2],
 }
@@ -114,6 +116,43 @@ pub(crate) struct Resolved {
     pub(crate) workdir: Option<PathBuf>,
     pub(crate) user: Option<OsString>,
     pub(crate) stop_signal: String,
+    pub(crate) health: Option<HealthTest>,
+    pub(crate) exposed: Vec<u16>,
+}
+
+/// A health test; times in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KeptHealth {
+    command: Vec<String>,
+    interval: u64,
+    timeout: u64,
+    start_period: u64,
+    start_interval: u64,
+    retries: u32,
+}
+
+impl KeptHealth {
+    fn new(test: &HealthTest) -> Result<Self, Problem> {
+        let time = |time: Duration| number(Some(time), Duration::as_millis).unwrap_or_default();
+        Ok(Self {
+            command: test.command.iter().map(|word| text(word)).collect::<Result<_, _>>()?,
+            interval: time(test.interval),
+            timeout: time(test.timeout),
+            start_period: time(test.start_period),
+            start_interval: time(test.start_interval),
+            retries: test.retries,
+        })
+    }
+
+    fn test(&self) -> HealthTest {
+        let mut test = HealthTest::new(&self.command);
+        test.interval = Duration::from_millis(self.interval);
+        test.timeout = Duration::from_millis(self.timeout);
+        test.start_period = Duration::from_millis(self.start_period);
+        test.start_interval = Duration::from_millis(self.start_interval);
+        test.retries = self.retries;
+        test
+    }
 }
 
 fn text(word: &OsStr) -> Result<String, Problem> {
@@ -175,6 +214,7 @@ impl Spec {
             networks: builder.networks.iter().filter_map(KeptNetwork::new).collect::<Result<_, _>>()?,
             publish: builder.publish.iter().map(crate::publish::Publish::kept).collect(),
             hosts: builder.hosts.clone(),
+            health: resolved.health.as_ref().map(KeptHealth::new).transpose()?,
             dns: [builder.dns.servers.clone(), builder.dns.search.clone(), builder.dns.options.clone()],
             streams: [logged(&builder.command.stdout), logged(&builder.command.stderr)],
         })
@@ -225,6 +265,10 @@ impl Spec {
             builder.networks.push(kept.network().ok_or_else(|| unknown("the network", &kept.which))?);
         }
         builder.publish = self.publish.iter().map(crate::publish::Publish::from_kept).collect();
+        builder.health = match &self.health {
+            Some(test) => Health::Test(test.test()),
+            None => Health::None,
+        };
         builder.hosts = self.hosts.clone();
         let [servers, search, options] = self.dns.clone();
         builder.dns = crate::names::Dns { servers, search, options };
@@ -283,6 +327,8 @@ mod tests {
             workdir: Some("/w".into()),
             user: Some("1:2".into()),
             stop_signal: "15".into(),
+            health: Some(HealthTest::new(["test", "-e", "/f"])),
+            exposed: Vec::new(),
         };
         let ports = ["80", "8080:80", "127.0.0.1:53:53/udp", "[::1]:9000-9010:9000-9010", "192.168.1.5::80", "7000-7001:7000-7001"];
         let builder =

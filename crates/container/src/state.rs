@@ -119,6 +119,12 @@ pub(crate) struct Description {
     /// How to start it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) spec: Option<Spec>,
+    /// Whether it is asked for its health.
+    #[serde(default)]
+    pub(crate) health: bool,
+    /// TCP ports that its image exposes.
+    #[serde(default)]
+    pub(crate) exposed: Vec<u16>,
 }
 
 impl Description {

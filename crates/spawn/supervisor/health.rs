@@ -40,7 +40,8 @@ impl Health {
     pub fn new(asked: &wire::Health<'_>) -> Self {
         let time = now();
         let start = time.saturating_add(asked.start_period.saturating_mul(MILLISECOND));
-        let mut health = Self { state: health::STARTING, failing: 0, tests: 0, status: 0, next: 0, start, running: None, output: Buffer::new() };
+        let mut health =
+            Self { state: health::STARTING, failing: 0, tests: 0, status: 0, next: 0, start, running: None, output: Buffer::new() };
         health.next = time.saturating_add(health.pause(asked, time));
         health
     }
@@ -91,6 +92,11 @@ impl Health {
                 _ => return,
             }
         }
+    }
+
+    /// Whether a test has ended.
+    pub fn has_asked(&self) -> bool {
+        self.tests > 0
     }
 
     pub fn is_running(&self) -> bool {

@@ -13,8 +13,8 @@ use crate::prepare::Path;
 use crate::system_call::{
     AT_FDCWD, CLONE_NEWNET, CLONE_NEWUSER, Cloned, Errno, Fd, POLLIN, PollFd, Received, chmod_descriptor, clone, close, close_range,
     connect_unix, descriptor_path, dup3, duplicate_above, exit, fchownat, fstat, linkat, mkdirat, open, openat2, pidfd_send_signal, poll,
-    prctl, receive_message, resolve, send_message, set_modified, setns, setresgid, setresuid, sleep, statx, symlinkat, tcp_socket, unlinkat,
-    wait_pidfd,
+    prctl, receive_message, resolve, send_message, set_modified, setns, setresgid, setresuid, sleep, statx, symlinkat, tcp_socket,
+    unlinkat, wait_pidfd,
 };
 use crate::text::Buffer;
 use crate::wire::{Field, Found, Opened, Opening, Plan, Reader, Step, attribute, how};
@@ -87,9 +87,12 @@ fn serve(container: Container<'_>, socket: Fd) -> ! {
     const FIRST: Fd = Fd(1);
     let _ = prctl::set_death_signal(SIGKILL);
     let _ = prctl::set_dumpable(false);
-    let moved = duplicate_above(container.first, 16)
-        .and_then(|first| dup3(socket, SOCKET.0, true).and_then(|()| dup3(first, FIRST.0, true)))
-        .is_ok();
+    // First out of the way of the numbers that they get: one of them may be the other's.
+    let copies = (duplicate_above(socket, 16), duplicate_above(container.first, 16));
+    let moved = match copies {
+        (Ok(socket), Ok(first)) => dup3(socket, SOCKET.0, true).and_then(|()| dup3(first, FIRST.0, true)).is_ok(),
+        _ => false,
+    };
     let _ = close_range(2, u32::MAX);
     if !moved {
         exit(127);
@@ -291,9 +294,7 @@ fn file(at: Fd, path: &CStr, wanted: u32, mode: u32) -> Result<Fd, Errno> {
             _ if stat.is_symlink() => return Err(Errno::ELOOP),
             _ if !stat.is_regular() => return Err(ENXIO),
             _ if wants(how::WRITE) => {
-                open::WRITE
-                    | if wants(how::TRUNCATE) { open::TRUNCATE } else { 0 }
-                    | if wants(how::APPEND) { open::APPEND } else { 0 }
+                open::WRITE | if wants(how::TRUNCATE) { open::TRUNCATE } else { 0 } | if wants(how::APPEND) { open::APPEND } else { 0 }
             }
             _ => open::READ,
         };

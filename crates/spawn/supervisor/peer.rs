@@ -64,7 +64,7 @@ impl Peer {
         let Some(header) = self.input[..self.used].first_chunk::<HEADER>() else {
             return Next::Nothing;
         };
-        let (length, kind, _) = parse_header(header);
+        let (length, kind, fds) = parse_header(header);
         let length = length as usize;
         if kind != Kind::Request as u16 || length == 0 {
             return Next::Gone;
@@ -104,7 +104,10 @@ impl Peer {
             Ok(Request::Never(..)) | Err(_) => Next::Unknown(bytes[0]),
         };
         self.forget(whole);
-        if let Some(f) = self.beside.take() {
+        // One read may bring a request without a descriptor and the next one with its own.
+        if fds > 0
+            && let Some(f) = self.beside.take()
+        {
             close(f);
         }
         next

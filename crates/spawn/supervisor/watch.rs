@@ -473,8 +473,12 @@ impl Watch<'_> {
                 peer.close();
             }
         }
-        if self.others.is_empty() && self.execs.is_empty() && self.openers.is_empty() {
-            self.polled.clear();
+        if self.execs.is_empty() && self.openers.is_empty() {
+            // They needed more than the watching does.
+            self.settled = false;
+            if self.others.is_empty() {
+                self.polled.clear();
+            }
         }
     }
 
@@ -695,9 +699,11 @@ impl Watch<'_> {
         match self.others.push(Peer::new(socket)) {
             Ok(()) if self.decided => {
                 let command = self.command.map_or(self.pid, |c| c.0);
-                answer_to(socket, &Answer::Started { pid: self.pid, command });
-                if let Some(health) = self.health.first() {
-                    answer_to(socket, &health.answer());
+                let started = Answer::Started { pid: self.pid, command };
+                // In one piece, so that who has attached knows both.
+                match self.health.first().filter(|health| health.has_asked()) {
+                    Some(health) => answers_to(socket, &[&started, &health.answer()]),
+                    None => answer_to(socket, &started),
                 }
             }
             Ok(()) => {}

@@ -117,3 +117,34 @@ fn who_reads_the_programs_output_does_not_wait_for_the_container() {
         say(s, &["kill", &id]).is(0, &format!("{id}\n"));
     });
 }
+
+#[test]
+fn ps_tells_of_a_containers_health() {
+    as_each_user(|s| {
+        let said =
+            s.run(&["-d", "--health-cmd", "test -e /tmp/ok", "--health-interval", "50ms"], &["sh", "-c", "while :; do sleep 0.1; done"]);
+        assert_eq!((said.code, &said.stderr[..]), (Some(0), ""));
+        let id = said.stdout.trim_end().to_owned();
+        let shows = |words: &str| {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+            loop {
+                let listed: Said = s.coracle(["ps"]).output().into();
+                if listed.stdout.contains(words) {
+                    return;
+                }
+                assert!(std::time::Instant::now() < deadline, "{}", listed.stdout);
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        };
+        shows("(unhealthy)");
+        let touched: Said = s.coracle(["exec", &id, "touch", "/tmp/ok"]).output().into();
+        touched.is(0, "");
+        shows("(healthy)");
+        let json: Said = s.coracle(["ps", "--format", "json"]).output().into();
+        assert!(json.stdout.contains("\"health\":\"healthy\""), "{}", json.stdout);
+        let killed: Said = s.coracle(["kill", &id]).output().into();
+        killed.is(0, &format!("{id}\n"));
+        let wrong = s.run(&["--health-cmd", "x", "--health-interval", "soon"], &["true"]);
+        assert!(wrong.code == Some(125) && wrong.stderr.contains("--health-interval: \"soon\" is no time"), "{}", wrong.stderr);
+    });
+}
