@@ -141,8 +141,8 @@ fn what_is_listed_is_what_was_asked_for() {
     block_on(b.start()).expect("it starts");
     let list = |filter| words(place.engine(), filter);
     let (alpha, beta) = (("alpha".to_owned(), "created"), ("beta".to_owned(), "running"));
-    assert_eq!(list(Filter::new().name("alp")), [alpha.clone()]);
-    assert_eq!(list(Filter::new().label("job", Some("2"))), [beta.clone()]);
+    assert_eq!(list(Filter::new().name("alp")), std::slice::from_ref(&alpha));
+    assert_eq!(list(Filter::new().label("job", Some("2"))), std::slice::from_ref(&beta));
     assert_eq!(list(Filter::new().label("job", None)).len(), 2);
     assert_eq!(list(Filter::new().label("other", None)).len(), 0);
     assert_eq!(list(Filter::new().running()), [beta]);
