@@ -30,6 +30,11 @@ fn followed(container: &Container) -> Vec<LogLine> {
     lines
 }
 
+/// Lets a container go on that waits for a word. It may end before who said that has.
+fn go(container: &Container) {
+    drop(block_on(container.exec(["sh", "-c", "echo > /tmp/go"]).output()).expect("it runs"));
+}
+
 /// The supervisor of a container that has an init.
 fn supervisor(container: &Container) -> u32 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", container.pid())).expect("it runs");
@@ -62,7 +67,7 @@ fn both_streams_are_kept_in_order_with_times_and_stay_with_the_handle() {
     assert_eq!(texts(&others.clone().since(lines[1].time).until(lines[2].time).collect().expect("it is kept")), ["two", "three"]);
     assert_eq!(texts(&others.clone().since(lines[1].time).tail(1).collect().expect("it is kept")), ["half"]);
 
-    assert!(block_on(container.exec(["sh", "-c", "echo > /tmp/go"]).output()).expect("it runs").status.success());
+    go(&container);
     assert!(block_on(container.wait()).expect("it ends").success());
     assert_eq!(texts(&all(&container)), ["one", "two", "three", "half."]);
     block_on(container.remove()).expect("all is taken back");
@@ -112,7 +117,7 @@ fn followers_get_each_line_as_it_comes_and_an_end() {
     assert!(within(PATIENCE, || *arrived.lock().expect("nobody panicked") == 50));
     // From now on, and only that.
     let mut late = container.logs().tail(0).follow().expect("it is kept");
-    assert!(block_on(container.exec(["sh", "-c", "echo > /tmp/go"]).output()).expect("it runs").status.success());
+    go(&container);
     assert_eq!(block_on(late.next()).expect("it can be read").expect("a line").text(), "1");
     for follower in followers {
         let lines = follower.join().expect("nobody panicked");

@@ -389,9 +389,12 @@ impl Container {
 
     /// A handle of what is there.
     pub(crate) fn of(engine: &Engine, found: &Found) -> Result<Self, Error> {
-        let child = match found.alive {
-            true => Some(Arc::new(Child::attach(&control_socket(&found.run))?)),
-            false => None,
+        let child = match found.alive.then(|| Child::attach(&control_socket(&found.run))) {
+            Some(Ok(child)) => Some(Arc::new(child)),
+            // Its life is over, and its supervisor on the way out: what it left says how.
+            Some(Err(_)) if found.kept => None,
+            Some(Err(error)) => return Err(error.into()),
+            None => None,
         };
         let description = &found.description;
         Ok(Self {

@@ -149,7 +149,8 @@ impl Found {
         let id = run.file_name()?.to_str().filter(|id| !id.starts_with('.'))?.to_owned();
         let kept = std::fs::read(run.join(KEPT)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let (description, kept, alive) = match kept {
-            Some(description) => (description, true, coracle_spawn::is_alive(run).ok()?),
+            // Who makes one has it locked for a moment, too, without a record.
+            Some(description) => (description, true, run.join("record").exists() && coracle_spawn::is_alive(run).ok()?),
             None => {
                 let record = Record::read(run).ok()?;
                 (serde_json::from_slice(&record.description).ok()?, false, record.alive)

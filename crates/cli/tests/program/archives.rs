@@ -117,6 +117,9 @@ fn what_a_container_uses_is_kept_from_rmi_and_prune() {
         coracle(s, &["rmi", "-f", "localhost/bb:1"]).is(0, "Untagged: localhost/bb:1\n");
         coracle(s, &["image", "prune", "-f"]).is(0, "Total reclaimed space: 0 B\n");
         assert_eq!(coracle(s, &["kill", container]).code, Some(0));
+        // One that has ended needs it as well.
+        coracle(s, &["image", "prune", "-f"]).is(0, "Total reclaimed space: 0 B\n");
+        assert_eq!(coracle(s, &["rm", container]).code, Some(0));
 
         // Asked, and not answered.
         let no = Said::from(s.coracle(["prune"]).output());
