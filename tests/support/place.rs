@@ -23,7 +23,8 @@ impl Drop for Place {
     /// Waits for those who are still taking back what was dropped, so that the directory can go.
     fn drop(&mut self) {
         let runs = self.engine.root().join("run");
-        let empty = || std::fs::read_dir(&runs).map_or(true, |mut entries| entries.next().is_none());
+        // Those that stay are nobody's haste.
+        let empty = || std::fs::read_dir(&runs).map_or(true, |entries| entries.flatten().all(|entry| entry.path().join("kept").exists()));
         within(Duration::from_secs(if std::thread::panicking() { 3 } else { 30 }), empty);
     }
 }
