@@ -375,6 +375,10 @@ impl<'a, W: Write> Packer<'a, W> {
             None => (&b""[..], path),
         };
         if self.what == What::Layer && visited.is_whiteout() {
+            // No layer below can have such a name; a snapshot can, and what hides it there says nothing here.
+            if name.starts_with(b".wh.") {
+                return Ok(());
+            }
             self.settle(path)?;
             return self.mark(join(parent, &[b".wh.", name].concat()));
         }
