@@ -139,7 +139,8 @@ impl<'a> Stack<'a> {
                 Err(Errno::NOENT) => continue,
                 reading => reading.map_err(fail)?,
             };
-            for entry in Dir::read_from(&reading).map_err(fail)? {
+            // As it is: opened once more by this process, it would be refused.
+            for entry in Dir::new(reading).map_err(fail)? {
                 let entry = entry.map_err(fail)?;
                 let name = entry.file_name().to_bytes();
                 if !matches!(name, b"." | b"..") {
