@@ -67,6 +67,12 @@ pub(crate) enum Command {
     #[command(subcommand, disable_help_subcommand = true)]
     Network(NetworkCommand),
     Port(Port),
+    Commit(Commit),
+    Diff(Diff),
+    Export(Export),
+    /// A container's files as they were, for others to be started from
+    #[command(subcommand, disable_help_subcommand = true)]
+    Snapshot(SnapshotCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -163,7 +169,8 @@ pub(crate) enum ImageCommand {
 
 const RUN_USAGE: &str = "coracle run [OPTIONS] IMAGE [COMMAND] [ARG]...
        coracle run [OPTIONS] --rootfs DIR COMMAND [ARG]...
-       coracle run [OPTIONS] --oci-layout DIR [COMMAND] [ARG]...";
+       coracle run [OPTIONS] --oci-layout DIR [COMMAND] [ARG]...
+       coracle run [OPTIONS] --snapshot NAME [COMMAND] [ARG]...";
 
 const RUN_AFTER: &str = "\
 Standard output is the container's alone. Unless it is detached, the container ends when this program does, by whatever means.
@@ -195,6 +202,10 @@ pub(crate) struct Run {
     /// Not from an image: this directory is the root, and stays as it is. / is this machine's own
     #[arg(long, value_name = "DIR", help_heading = "What runs", conflicts_with = "oci_layout")]
     pub(crate) rootfs: Option<PathBuf>,
+
+    /// From this snapshot (`coracle snapshot create`), with the command of the image below it
+    #[arg(long, value_name = "NAME", help_heading = "What runs", conflicts_with_all = ["oci_layout", "rootfs"])]
+    pub(crate) snapshot: Option<String>,
 
     /// From the one image in this directory in the OCI image layout, as `skopeo copy … oci:DIR` makes it
     #[arg(long, value_name = "DIR", help_heading = "What runs")]
@@ -928,4 +939,90 @@ pub(crate) struct Doctor {
     /// As root: install the supervisor at a fixed path, with an AppArmor profile, for plain users' containers
     #[arg(long)]
     pub(crate) fix: bool,
+}
+
+/// Make an image of what a container changed
+///
+/// It runs on. What is on its mounts isn't in the image. With SOURCE_DATE_EPOCH in the environment no file in it is newer, and the same
+/// changes make the same image.
+#[derive(Debug, Args)]
+#[command(override_usage = "coracle commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]")]
+pub(crate) struct Commit {
+    /// Who made it: "Name <address>"
+    #[arg(short, long, value_name = "AUTHOR")]
+    pub(crate) author: Option<String>,
+
+    /// A change of the image's config, as a line of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(short, long, value_name = "LINE")]
+    pub(crate) change: Vec<String>,
+
+    /// A comment in the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+
+    /// Whether the container stands still meanwhile [default: true]
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) pause: Option<bool>,
+
+    /// How the layer is compressed
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = Compress::Gzip)]
+    pub(crate) compression: Compress,
+
+    /// The container: its id, or the beginning of it
+    pub(crate) container: String,
+
+    /// What the image is called [default: localhost/commit:ID]
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub(crate) reference: Option<String>,
+}
+
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compress {
+    Gzip,
+    Zstd,
+    None,
+}
+
+/// List what a container changed: A added, C changed, D deleted
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The container: its id, or the beginning of it
+    pub(crate) container: String,
+}
+
+/// Write all that a container sees of its root as a tar archive
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Into this file, not to standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// The container: its id, or the beginning of it
+    pub(crate) container: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Keep a container's files as they are now; `coracle run --snapshot NAME` starts others from them
+    Create {
+        /// The container: its id, or the beginning of it
+        container: String,
+        /// What the snapshot is called
+        name: String,
+    },
+    /// List the snapshots that are here
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only the names
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Remove snapshots
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
 }

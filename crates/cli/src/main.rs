@@ -6,6 +6,7 @@
 
 mod archives;
 mod arguments;
+mod changes;
 mod completion;
 mod containers;
 mod cp;
@@ -24,6 +25,7 @@ mod networks;
 mod progress;
 mod ps;
 mod run;
+mod snapshot;
 mod table;
 mod template;
 
@@ -81,6 +83,10 @@ fn main() -> ExitCode {
         Command::Rename(arguments) => container(root, ContainerCommand::Rename(arguments)),
         Command::Update(arguments) => container(root, ContainerCommand::Update(arguments)),
         Command::Container(command) => container(root, command),
+        Command::Commit(arguments) => changes::commit(root, arguments),
+        Command::Diff(arguments) => changes::diff(root, &arguments),
+        Command::Export(arguments) => changes::export(root, arguments),
+        Command::Snapshot(command) => snapshot::run(root, command),
     };
     ExitCode::from(done.unwrap_or_else(|failure| failure.tell()))
 }

@@ -20,6 +20,7 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
             Container::from_rootfs(directory)
         }
         (None, Some(directory)) => Container::from_oci_layout(directory),
+        (None, None) if arguments.snapshot.is_some() => Container::from_snapshot(arguments.snapshot.clone().unwrap_or_default()),
         (None, None) => {
             let image = words.next();
             if image.is_none() {

@@ -45,6 +45,7 @@ pub(crate) enum Source {
         image: String,
         stop_signal: String,
     },
+    Snapshot(String),
 }
 
 /// Describes a container. Plain data: setters never fail, nothing happens before [`output`](Self::output),
@@ -106,6 +107,12 @@ impl Container {
     /// From a directory in the OCI image layout, as `skopeo copy … oci:DIR` makes it, with one image.
     pub fn from_oci_layout(directory: impl Into<PathBuf>) -> ContainerBuilder {
         ContainerBuilder::new(Source::OciLayout(directory.into()))
+    }
+
+    /// From a snapshot by its name, of the engine's that it runs in: [`Container::snapshot`] makes one. It starts as one from the image
+    /// does, sees the files as they were, and shares them with all others from it.
+    pub fn from_snapshot(name: impl Into<String>) -> ContainerBuilder {
+        ContainerBuilder::new(Source::Snapshot(name.into()))
     }
 }
 

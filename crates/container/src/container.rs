@@ -418,6 +418,11 @@ impl Container {
         })
     }
 
+    /// The engine that holds it, and its run directory.
+    pub(crate) fn place(&self) -> (&Engine, PathBuf) {
+        (&self.engine, self.run.clone())
+    }
+
     fn verdict(&self, ended: &Ended) -> (ExitStatus, Usage) {
         state::verdict(ended, &self.live().stats())
     }

@@ -255,6 +255,9 @@ impl Error {
             Self::Image(coracle_image::Error::NoSuchPlatform { available, .. }) if !available.is_empty() => {
                 Some("choose an image that is there for this machine".into())
             }
+            Self::Image(coracle_image::Error::InUse { image, .. }) if image.starts_with("snapshot ") => {
+                Some("stop those containers first, and remove the snapshots on it".into())
+            }
             Self::Image(error) => error.remedy(),
             Self::Layers(error) => error.remedy(),
             Self::Start(coracle_spawn::Error::Step { step, errno: 22, .. }) if step.contains("overlay") => Some(

@@ -169,7 +169,7 @@ pub(crate) fn settle(store: &Store, layers: &LayerStore, image: &Image) -> Resul
 }
 
 /// Puts unpacked layers together that a lease holds.
-fn ready(engine: &Engine, layers: &LayerStore, lease: Lease, image: Image) -> Result<Ready, Error> {
+pub(crate) fn ready(engine: &Engine, layers: &LayerStore, lease: Lease, image: Image) -> Result<Ready, Error> {
     let lower = layers.paths(&image.config.diff_ids)?;
     if let Some(map) = engine.0.id_map.as_ref().filter(|map| !map.is_single()) {
         for files in &lower {
@@ -183,7 +183,7 @@ fn ready(engine: &Engine, layers: &LayerStore, lease: Lease, image: Image) -> Re
 
 /// Gives the files of a layer the owners that a plain user couldn't give them while unpacking. Once: a marker beside the layer tells.
 /// Two processes that do it at the same time do the same.
-fn give_owners(layer: &Path, files: &Path, map: &coracle_spawn::IdMap) -> Result<(), Error> {
+pub(crate) fn give_owners(layer: &Path, files: &Path, map: &coracle_spawn::IdMap) -> Result<(), Error> {
     let marker = layer.join("owned");
     if marker.exists() {
         return Ok(());

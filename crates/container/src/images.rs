@@ -272,7 +272,10 @@ impl Engine {
 }
 
 /// Does what blocks on a thread of its own.
-async fn work<T: Send + 'static>(name: &'static str, work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn work<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     let work =
         background::run(name, work).map_err(|source| Error::State { attempted: "start a thread named", path: name.into(), source })?;
     work.await

@@ -8,6 +8,8 @@
 //! - [`Container::copy_to`], [`Container::copy_from`] and [`Container::fs`] reach its files; [`ContainerBuilder::copy_in`] puts some in before the
 //!   start.
 //! - [`Wait`] says when a container is ready, which [`run`](ContainerBuilder::run) waits for.
+//! - [`Container::commit`], [`diff`](Container::diff), [`export`](Container::export): what a container changed as an image, as a list, and
+//!   all that it sees. [`Container::snapshot`] keeps it for others to be started from.
 //! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
 //! - [`Network`] says where a container is: nowhere, in a private network, or where this process is. [`publish`](ContainerBuilder::publish)
 //!   answers its ports on this host.
@@ -45,6 +47,7 @@ compile_error!("coracle needs Linux: containers are made of Linux namespaces");
 
 mod background;
 mod builder;
+mod changes;
 mod command;
 mod complete;
 mod connect;
@@ -73,6 +76,7 @@ mod networks;
 mod pause;
 mod publish;
 mod rootfs;
+mod snapshot;
 mod spec;
 mod state;
 mod stats;
@@ -85,6 +89,7 @@ mod tree;
 mod wait;
 
 pub use builder::ContainerBuilder;
+pub use changes::{CommitBuilder, Export};
 pub use connect::ContainerStream;
 pub use container::Container;
 pub use copy::{CopyIn, CopyOut, FileInfo, FileKind, Files};
@@ -92,6 +97,7 @@ pub use coracle_cgroups::{Control, Enforced, Refusal};
 #[cfg(feature = "registry")]
 pub use coracle_image::RegistryClient;
 pub use coracle_image::{Durability, Fault, ImageConfig, Inspection, LayerState, Progress, Removed, Swept, SweptKind};
+pub use coracle_layers::{ChangeKind, Compression, PathChange};
 pub use coracle_spawn::{Capability, ConnectFault, Health, HealthState, HealthTest, Left, LogLine, OutputStream, Resource, Rlimit, Signal};
 pub use engine::{Engine, EngineBuilder, ImageSummary};
 pub use error::{Error, Problem};
@@ -108,6 +114,7 @@ pub use network::Network;
 pub use networks::NetworkSummary;
 pub use pause::Update;
 pub use publish::{Publish, PublishedPort};
+pub use snapshot::{Snapshot, SnapshotSummary};
 pub use state::{ContainerSummary, State};
 pub use stats::{ProcessSummary, Stats, StatsStream};
 pub use stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};

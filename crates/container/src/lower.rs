@@ -12,6 +12,7 @@ use crate::network::{Kind, Wanted};
 use crate::networks;
 use crate::publish::{Publish, PublishedPort};
 use crate::rootfs::{self, Lower};
+use crate::snapshot;
 use crate::spec::Resolved;
 use crate::state::Description;
 use crate::stdio::Stdio;
@@ -65,6 +66,14 @@ pub(crate) struct Readiness {
     pub(crate) exposed: Vec<u16>,
 }
 
+/// What a root stands on, for who asks later.
+#[derive(Default)]
+pub(crate) struct Base {
+    pub(crate) manifest: Option<String>,
+    pub(crate) rootfs: Option<PathBuf>,
+    pub(crate) snapshots: Vec<String>,
+}
+
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Finds everything that is wrong with a description by itself. No effect, no privilege.
@@ -79,6 +88,7 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
             Err(p) => problem(p.what, p.remedy.as_deref()),
         },
         Source::Layers { .. } => {}
+        Source::Snapshot(_) => {}
         Source::Rootfs(path) | Source::OciLayout(path) => {
             if !path.is_dir() {
                 problem(format!("{} isn't a directory", path.display()), None);
@@ -222,10 +232,13 @@ pub(crate) struct Ground {
     config: Option<ImageConfig>,
     pub(crate) lease: Option<Lease>,
     name: String,
+    /// What that is, for who asks later.
+    pub(crate) base: Base,
 }
 
 /// Finds what a container stands on. Images are fetched and unpacked.
 pub(crate) async fn ground(engine: &Engine, builder: &ContainerBuilder, checked: &Checked) -> Result<Ground, Error> {
+    let mut base = Base::default();
     let (lower, config, lease, name) = match &builder.source {
         Source::Rootfs(path) => {
             let path = path.canonicalize().map_err(|source| Error::State { attempted: "find", path: path.clone(), source })?;
@@ -234,20 +247,28 @@ pub(crate) async fn ground(engine: &Engine, builder: &ContainerBuilder, checked:
             } else {
                 Lower::Layers(vec![path.clone()])
             };
+            base.rootfs = Some(path.clone());
             (lower, None, None, path.display().to_string())
         }
         Source::Image(name) => {
             let reference = checked.reference.clone().ok_or(Error::Lost)?;
             let Ready { image, lower, lease } = image::from_reference(engine, reference, builder.progress.clone()).await?;
+            base.manifest = Some(image.digest.to_string());
             (Lower::Layers(lower), Some(image.config), Some(lease), name.clone())
         }
         Source::OciLayout(path) => {
             let Ready { image, lower, lease } = image::from_layout(engine, path.clone()).await?;
+            base.manifest = Some(image.digest.to_string());
             (Lower::Layers(lower), Some(image.config), Some(lease), path.display().to_string())
         }
         Source::Layers { layers, image, .. } => (Lower::Layers(layers.clone()), None, None, image.clone()),
+        Source::Snapshot(name) => {
+            let found = snapshot::ready(engine, name)?;
+            base = found.base;
+            (Lower::Layers(found.lower), found.config, Some(found.lease), name.clone())
+        }
     };
-    Ok(Ground { lower, config, lease, name })
+    Ok(Ground { lower, config, lease, name, base })
 }
 
 impl Ground {
@@ -327,7 +348,7 @@ pub(crate) async fn lower(
     let cgroups = placement.plan(&id).map_err(cgroups_error)?;
     let live = cgroups.live();
 
-    let Ground { lower, config, lease, name } = ground(engine, builder, &checked).await?;
+    let Ground { lower, config, lease, name, base } = ground(engine, builder, &checked).await?;
     let words = command(builder, config.as_ref())?;
     let stop_signal = stop_signal(builder, config.as_ref());
     let mut spawn = Spawn::new(&words[0]).args(&words[1..]);
@@ -363,6 +384,10 @@ pub(crate) async fn lower(
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             owner: std::process::id(),
             labels: builder.labels.clone(),
+            manifest: base.manifest,
+            rootfs: base.rootfs,
+            snapshots: base.snapshots,
+            mount_points: builder.mounts.iter().map(|mount| mount.target.clone()).collect(),
             stop_signal: Some(stop_signal.number().to_string()),
             name: builder.name.clone(),
             live: live.to_string(),

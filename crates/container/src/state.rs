@@ -100,6 +100,18 @@ pub(crate) struct Description {
     pub(crate) owner: u32,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
+    /// The manifest of the image that it was made from.
+    #[serde(default)]
+    pub(crate) manifest: Option<String>,
+    /// The root file system that it was made from.
+    #[serde(default)]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// The snapshots that it was started from, the topmost first, by their ids.
+    #[serde(default)]
+    pub(crate) snapshots: Vec<String>,
+    /// What the caller mounted things on.
+    #[serde(default)]
+    pub(crate) mount_points: Vec<PathBuf>,
     /// The signal that asks the command to end.
     #[serde(default)]
     pub(crate) stop_signal: Option<String>,

@@ -160,7 +160,7 @@ impl Store {
             return Err(Error::NoSuchImage { image: shortened(name) });
         }
 
-        let live = Lease::live(self)?;
+        let live = Lease::held(self)?;
         let stays = |manifest: &str| {
             records.iter().any(|(path, record)| record.manifest == manifest && !chosen.iter().any(|(gone, _)| gone == path))
         };
@@ -169,7 +169,7 @@ impl Store {
         last.sort();
         last.dedup();
         if !force && last.iter().any(|manifest| live.contains(manifest)) {
-            return Err(Error::InUse { image: shortened(name), why: "a container or a pull holds it".into() });
+            return Err(Error::InUse { image: shortened(name), why: "a container, a snapshot or a pull holds it".into() });
         }
 
         // What may go: only what these images had, and whatever their references led through.
@@ -201,7 +201,7 @@ impl Store {
     /// [`Error::Sink`], [`Error::Disk`].
     pub fn prune(&self, all: bool, sink: &dyn LayerSink) -> Result<Removed, Error> {
         let _alone = self.alone()?;
-        let live = Lease::live(self)?;
+        let live = Lease::held(self)?;
         let mut removed = Removed::default();
         for (path, record) in self.records()? {
             let manifest = record.as_ref().and_then(|record| record.manifest.parse::<Digest>().ok());
@@ -224,7 +224,7 @@ impl Store {
     /// Removes certain things, as far as nothing needs them.
     pub(crate) fn forget(&self, things: Needs, sink: &dyn LayerSink) -> Result<(), Error> {
         let _alone = self.alone()?;
-        let mut needs = self.needs(&Lease::live(self)?)?;
+        let mut needs = self.needs(&Lease::held(self)?)?;
         needs.only = Some(Box::new(things));
         self.sweep(&needs, sink).map(|_| ())
     }
@@ -248,7 +248,7 @@ impl Store {
     /// What leases alone need: it must not be moved while it's used.
     pub(crate) fn held(&self) -> Result<Needs, Error> {
         let mut needs = Needs::default();
-        for digest in &Lease::live(self)? {
+        for digest in &Lease::held(self)? {
             needs.manifest(self, digest);
         }
         Ok(needs)

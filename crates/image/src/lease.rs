@@ -91,6 +91,13 @@ impl Lease {
         Ok(self.path.clone())
     }
 
+    /// What live leases and pins of a store name. The caller holds the store's lock alone.
+    pub(crate) fn held(store: &Store) -> Result<HashSet<Digest>, Error> {
+        let mut held = Lease::live(store)?;
+        held.extend(crate::pin::named(store)?);
+        Ok(held)
+    }
+
     /// The file of the lease; it may go when the lease does.
     pub fn path(&self) -> &std::path::Path {
         &self.path

@@ -54,6 +54,7 @@ mod inspection;
 mod lease;
 mod manifest;
 mod oci_layout;
+mod pin;
 mod platform;
 mod progress;
 mod reference;

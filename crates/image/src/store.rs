@@ -14,6 +14,7 @@
 //!                            the beginning of a blob; its flock is the right to fetch that blob and to unpack that layer
 //!   ingest/<…>.new           a blob whose digest isn't known yet, flocked by who writes it; without a lock it's rubbish
 //!   leases/<pid>-<n>-<time>  flocked as long as somebody needs what its lines name: digests, one a line; lines may be added
+//!   pins/<hex>               what its lines name stays until the file goes: of what lies on images and has no process
 //!   trash/<…>                was removed; nobody finds it any more, and whoever comes by unlinks it
 //! ```
 //!
@@ -158,7 +159,7 @@ impl Store {
         let inner = Arc::new(Inner { dir, handle });
         let store = Store { inner, durability: Durability::default(), keep_blobs: true, session: None };
         store.check_version()?;
-        for name in ["blobs/sha256", "images", "ingest", "leases", "trash"] {
+        for name in ["blobs/sha256", "images", "ingest", "leases", "pins", "trash"] {
             make(&store.path().join(name))?;
         }
         Ok(store)
@@ -395,6 +396,24 @@ impl Store {
         Lease::take(self, [&image.digest, &image.id].into_iter().chain(layers).chain(&chains))
     }
 
+    /// Protects whatever has these digests from being collected, as long as the lease is held: images by their manifests, with all that
+    /// they lead to, and what other parts of Coracle keep by digests of their own. Look only afterwards whether it's there.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn lease_of<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) -> Result<Lease, Error> {
+        Lease::take(self, digests)
+    }
+
+    /// The image with this manifest, if it's in the store, whatever its references mean now. `reference` and `platform` are what it is
+    /// called and was chosen for.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn by_manifest(&self, manifest: &Digest, reference: &Reference, platform: &Platform) -> Result<Option<Image>, Error> {
+        self.load(&Record::new(reference, platform, manifest, manifest))
+    }
+
     /// Opens a blob, if it's there. It isn't hashed.
     ///
     /// # Errors
@@ -554,7 +573,7 @@ impl Store {
     }
 
     /// Writes a whole file, durably unless the store isn't: other processes see the old or the new one.
-    fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         let temporary = path.with_extension(format!("{}.new", unique()));
         let durable = self.durability != Durability::None;
         let write = || {

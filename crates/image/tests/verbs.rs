@@ -110,7 +110,7 @@ fn what_a_lease_holds_is_neither_removed_nor_pruned() {
     let lease = place.store.lease(&image).unwrap();
     let error = place.store.remove("app", false, &NoSink).unwrap_err();
     assert!(matches!(error, Error::InUse { .. }));
-    assert_eq!(error.to_string(), "can't remove the image app: a container or a pull holds it");
+    assert_eq!(error.to_string(), "can't remove the image app: a container, a snapshot or a pull holds it");
     assert!(error.remedy().is_some());
     // One of two names may go.
     place.store.tag("app", &"b".parse().unwrap(), &amd64()).unwrap();

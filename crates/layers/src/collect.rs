@@ -154,9 +154,12 @@ impl LayerStore {
     fn directories(&self) -> Result<Vec<(PathBuf, Digest, SweptKind)>> {
         let mut all = Vec::new();
         let layers = self.path();
-        for (part, algorithm, kind) in
-            [("sha256", "sha256", SweptKind::Layer), ("sha512", "sha512", SweptKind::Layer), ("chains/sha256", "sha256", SweptKind::Chain)]
-        {
+        for (part, algorithm, kind) in [
+            ("sha256", "sha256", SweptKind::Layer),
+            ("sha512", "sha512", SweptKind::Layer),
+            ("chains/sha256", "sha256", SweptKind::Chain),
+            ("snapshots", "sha256", SweptKind::Layer),
+        ] {
             let directory = layers.join(part);
             for entry in fs::read_dir(&directory).map_err(|error| Error::io("read", &directory, error))? {
                 let entry = entry.map_err(|error| Error::io("read", &directory, error))?;
@@ -173,7 +176,7 @@ impl LayerStore {
     }
 
     /// Moves a directory into the trash; false where somebody else did.
-    fn throw_away(&self, directory: &Path) -> Result<bool> {
+    pub(crate) fn throw_away(&self, directory: &Path) -> Result<bool> {
         match fs::rename(directory, self.trash().join(nonce())) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

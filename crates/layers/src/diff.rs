@@ -49,7 +49,10 @@ pub struct DiffOptions {
     /// Absolute paths that things were mounted on. Empty files and directories there were made to be mounted on, and are no change;
     /// nor are directories that hold nothing else, unless they differ from those below.
     pub mount_points: Vec<PathBuf>,
-    /// What lies below, the topmost first: only [`changes`] needs it. [`diff`] compares with it directories that hold nothing but
+    /// Directories that lie directly below the upper one, the topmost first, and whose changes count as changes, too: the snapshots that
+    /// the container was started from.
+    pub between: Vec<PathBuf>,
+    /// What lies below all of these, the topmost first: only [`changes`] needs it. [`diff`] compares with it directories that hold nothing but
     /// mount points, and the root, whose entry is left out where nothing of it was changed.
     pub lower: Vec<PathBuf>,
     /// Who opens what this process may not.
@@ -59,7 +62,15 @@ pub struct DiffOptions {
 impl DiffOptions {
     /// For root's containers: ids as they are, `trusted.overlay.*`.
     pub fn root() -> DiffOptions {
-        DiffOptions { flavour: Flavour::Trusted, ids: Ids::same(), clamp: None, mount_points: Vec::new(), lower: Vec::new(), access: None }
+        DiffOptions {
+            flavour: Flavour::Trusted,
+            ids: Ids::same(),
+            clamp: None,
+            mount_points: Vec::new(),
+            between: Vec::new(),
+            lower: Vec::new(),
+            access: None,
+        }
     }
 
     /// For containers in a user namespace, whose ids these are.
@@ -129,7 +140,7 @@ pub struct PathChange {
 /// [`Error::Unpackable`] for what no layer can express: a file whose name begins with `.wh.`, a path of more than 4,095 bytes or 1,024
 /// directories, an owner that the container doesn't have. [`Error::Io`], also the writer's.
 pub fn diff(upper: &Path, options: &DiffOptions, to: impl Write) -> Result<DiffReport> {
-    let stack = Stack::open(&[upper], options.flavour, options.access.as_deref())?;
+    let stack = Stack::open(&uppers(upper, options), options.flavour, options.access.as_deref())?;
     Packer::new(&stack, options, to, What::Layer)?.pack()
 }
 
@@ -158,7 +169,7 @@ pub fn flatten<P: AsRef<Path>>(directories: &[P], options: &DiffOptions, to: imp
 /// [`Error::Io`].
 pub fn changes(upper: &Path, options: &DiffOptions) -> Result<Vec<PathChange>> {
     let access = options.access.as_deref();
-    let stack = Stack::open(&[upper], options.flavour, access)?;
+    let stack = Stack::open(&uppers(upper, options), options.flavour, access)?;
     let lower = Stack::open(&options.lower, options.flavour, access)?;
     let mut quiet = Quiet::new(options)?;
     let mut changes: Vec<(Vec<u8>, ChangeKind)> = Vec::new();
@@ -181,10 +192,9 @@ pub fn changes(upper: &Path, options: &DiffOptions) -> Result<Vec<PathChange>> {
         changes.extend(quiet.pass(visited.path));
         changes.push((visited.path.to_vec(), kind));
         if visited.opaque && below.is_some_and(|below| FileType::from_raw_mode(below.stat.st_mode) == FileType::Directory) {
-            let upper = Stack::open(&[upper], options.flavour, access)?;
             for name in lower.names(visited.path)? {
                 let path = join(visited.path, &name);
-                if upper.at(&path)?.is_none() {
+                if stack.at(&path)?.is_none() {
                     changes.push((path, ChangeKind::Deleted));
                 }
             }
@@ -195,6 +205,11 @@ pub fn changes(upper: &Path, options: &DiffOptions) -> Result<Vec<PathChange>> {
     changes.dedup();
     let absolute = |path: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(&[b"/", path].concat()));
     Ok(changes.into_iter().map(|(path, kind)| PathChange { kind, path: absolute(&path) }).collect())
+}
+
+/// All directories that hold changes, the topmost first.
+fn uppers(upper: &Path, options: &DiffOptions) -> Vec<PathBuf> {
+    std::iter::once(upper.to_owned()).chain(options.between.iter().cloned()).collect()
 }
 
 /// Holds back what was made to be mounted on, until something else turns up in it.
@@ -360,6 +375,10 @@ impl<'a, W: Write> Packer<'a, W> {
             None => (&b""[..], path),
         };
         if self.what == What::Layer && visited.is_whiteout() {
+            // No layer below can have such a name; a snapshot can, and what hides it there says nothing here.
+            if name.starts_with(b".wh.") {
+                return Ok(());
+            }
             self.settle(path)?;
             return self.mark(join(parent, &[b".wh.", name].concat()));
         }

@@ -10,6 +10,7 @@
 //!     files                         every path in `fs` as it was unpacked (see record.rs)
 //!     complete                      the marker: without it the directory is void
 //!   chains/sha256/<chainID>/        what one layer needs corrected above certain others (see assembly.rs); the same inside
+//!   snapshots/<hex>/                a container's changes, kept (see snapshot.rs); the same inside, and snapshot.json
 //!   locks/<diffID>.lock             held (flock) by whoever unpacks that layer
 //!   trash/                          was removed; whoever comes by unlinks it
 //!   tmp-*/                          being unpacked, or left by somebody who died: the lock on it tells
@@ -113,6 +114,7 @@ impl LayerStore {
             &layers.join("chains/sha256"),
             &layers.join("locks"),
             &layers.join("trash"),
+            &layers.join("snapshots"),
         ] {
             fs::create_dir_all(path).map_err(|error| Error::io("make the directory", path, error))?;
         }
@@ -262,21 +264,16 @@ impl LayerStore {
         if sync {
             sync_file_system(&self.inner.layers)?;
         }
-        for directory in directories {
-            // A name of its own for each: many may sync the same layer at once, and none may see another's half-written marker.
-            static NUMBER: AtomicU64 = AtomicU64::new(0);
-            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let (path, temporary) = (directory.join("complete"), directory.join(format!("complete.{}.{number}", std::process::id())));
-            let written = fs::write(&temporary, SYNCED)
-                .map_err(|error| Error::io("write", &temporary, error))
-                .and_then(|()| fs::rename(&temporary, &path).map_err(|error| Error::io("write", &path, error)));
-            match written {
-                // Nobody needed it, and somebody pruned it.
-                Err(_) if !directory.exists() => {}
-                written => written?,
-            }
+        directories.iter().try_for_each(|directory| mark_synced(directory))
+    }
+
+    /// Makes one directory survive a crash of the machine.
+    pub(crate) fn settle_directory(&self, directory: &Path) -> Result<()> {
+        if self.inner.options.durability == Durability::None || !matches!(marker(directory), Some(Marker::Boot(_))) {
+            return Ok(());
         }
-        Ok(())
+        sync_file_system(&self.inner.layers)?;
+        mark_synced(directory)
     }
 
     pub(crate) fn missing(&self, diff_id: &Digest) -> Error {
@@ -600,6 +597,22 @@ pub(crate) fn is_complete(directory: &Path) -> bool {
 fn boot_id() -> Option<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// Says that a directory reached the disk.
+fn mark_synced(directory: &Path) -> Result<()> {
+    // A name of its own for each: many may sync the same layer at once, and none may see another's half-written marker.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let (path, temporary) = (directory.join("complete"), directory.join(format!("complete.{}.{number}", std::process::id())));
+    let written = fs::write(&temporary, SYNCED)
+        .map_err(|error| Error::io("write", &temporary, error))
+        .and_then(|()| fs::rename(&temporary, &path).map_err(|error| Error::io("write", &path, error)));
+    match written {
+        // Nobody needed it, and somebody pruned it.
+        Err(_) if !directory.exists() => Ok(()),
+        written => written,
+    }
 }
 
 fn sync_file_system(path: &Path) -> Result<()> {

@@ -82,18 +82,11 @@ impl<'a> Stack<'a> {
     /// Visits the root and all in it, each directory before what is in it, names sorted as bytes. With `whiteouts` what marks removals
     /// is visited, too; without, what it hides isn't. What vanishes meanwhile is passed over.
     pub(crate) fn walk(&self, whiteouts: bool, visit: &mut Visit<'_>) -> Result<()> {
-        let mut merged = Vec::new();
-        for root in &self.roots {
-            let file = root.try_clone().map_err(|error| Error::io("open", "the root", error))?;
-            let stat = rustix::fs::fstat(&file).map_err(|errno| Error::io("look at", "the root", errno))?;
-            merged.push(Node { file, stat });
-        }
-        let Some(top) = merged.first() else { return Ok(()) };
-        let opaque = self.is_opaque(&top.file).map_err(|errno| Error::io("look at", "the root", errno))?;
+        let fail = |errno: Errno| Error::io("look at", "the root", errno);
+        let merged = self.resolve(b"").map_err(fail)?;
+        let (Some(top), Some(last)) = (merged.first(), merged.last()) else { return Ok(()) };
+        let opaque = self.is_opaque(&last.file).map_err(fail)?;
         visit(&Visited { path: b"", file: &top.file, stat: &top.stat, opaque })?;
-        if opaque {
-            merged.truncate(1);
-        }
         // A list and no recursion: a container may make directories deeper than any thread's stack.
         let names = self.listed(&merged, b"")?.into_iter();
         let mut way = vec![Level { names, held: Some(merged), length: 0 }];
@@ -146,7 +139,8 @@ impl<'a> Stack<'a> {
                 Err(Errno::NOENT) => continue,
                 reading => reading.map_err(fail)?,
             };
-            for entry in Dir::read_from(&reading).map_err(fail)? {
+            // As it is: opened once more by this process, it would be refused.
+            for entry in Dir::new(reading).map_err(fail)? {
                 let entry = entry.map_err(fail)?;
                 let name = entry.file_name().to_bytes();
                 if !matches!(name, b"." | b"..") {
@@ -161,7 +155,6 @@ impl<'a> Stack<'a> {
     /// whether it is opaque.
     fn find(&self, merged: &[Node], name: &[u8], places: &[usize]) -> rustix::io::Result<Option<(Vec<Node>, bool)>> {
         let mut found: Vec<Node> = Vec::new();
-        let mut top_is_opaque = false;
         for place in places {
             let Some(directory) = merged.get(*place) else { continue };
             let node = match self.look(&directory.file, name) {
@@ -176,15 +169,12 @@ impl<'a> Stack<'a> {
                 break;
             }
             let opaque = self.is_opaque(&node.file)?;
-            if found.is_empty() {
-                top_is_opaque = opaque;
-            }
             found.push(node);
             if opaque {
-                break;
+                return Ok(Some((found, true)));
             }
         }
-        Ok((!found.is_empty()).then_some((found, top_is_opaque)))
+        Ok((!found.is_empty()).then_some((found, false)))
     }
 
     /// What is at a path, the root first; none where nothing is, or something that hides it.

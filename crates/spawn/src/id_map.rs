@@ -55,6 +55,16 @@ impl IdMap {
         }
     }
 
+    /// The ranges of users.
+    pub fn uids(&self) -> &[IdRange] {
+        &self.uids
+    }
+
+    /// The ranges of groups.
+    pub fn gids(&self) -> &[IdRange] {
+        &self.gids
+    }
+
     /// Whether only root is mapped.
     pub fn is_single(&self) -> bool {
         self.uids.iter().map(|r| u64::from(r.count)).sum::<u64>() <= 1
