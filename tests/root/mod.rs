@@ -3,5 +3,8 @@
 mod fixtures;
 mod full_disk;
 mod networks;
+mod interop;
 mod store;
+mod syscalls;
 mod tar_readers;
+mod unpackers;
