@@ -185,7 +185,7 @@ fn layer(random: &mut Random, situation: Situation, known: &mut Known, described
         }
         let is_parent = parents.contains(&path);
         let what = match kind {
-            0..=3 if !is_parent => What::File((0..random.below(6000)).map(|n| (n * n >> 3) as u8).collect()),
+            0..=3 if !is_parent => What::File((0..random.below(6000)).map(|n| ((n * n) >> 3) as u8).collect()),
             4 | 5 => What::Directory,
             6 if !is_parent => What::Link(random.of(&["a", "../b", "/a/b", "nowhere", "."]).to_owned()),
             7 if !is_parent => What::Fifo,

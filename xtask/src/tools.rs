@@ -47,7 +47,7 @@ const TOOLS: &[Tool] = &[
     tool("bzip2", "bzip2", "one of them is compressed by it"),
 ];
 
-/// What `cargo xtask bench pull` compares with, and what it needs itself. Nothing else needs the engines.
+/// What `cargo xtask bench pull` compares with, and what it needs itself.
 const PEERS: &[Tool] = &[
     tool("docker-registry", "docker-registry", "the registry that is pulled from"),
     tool("skopeo", "skopeo", "fills the registry; fetches for umoci"),
