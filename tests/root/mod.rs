@@ -2,8 +2,8 @@
 
 mod fixtures;
 mod full_disk;
-mod networks;
 mod interop;
+mod networks;
 mod store;
 mod syscalls;
 mod tar_readers;
