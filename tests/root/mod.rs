@@ -2,6 +2,9 @@
 
 mod fixtures;
 mod full_disk;
+mod interop;
 mod networks;
 mod store;
+mod syscalls;
 mod tar_readers;
+mod unpackers;

@@ -1,7 +1,8 @@
 //! The store on a disk that is full: a small tmpfs in a mount namespace of the test's own.
 
 use crate::support::image::{Compressed, Layout};
-use crate::support::importer::{import, open};
+use crate::support::importer::{command, import, open};
+use crate::support::registry::Registry;
 use crate::support::{directory, need};
 use serde_json::json;
 use std::error::Error as _;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const INSIDE: &str = "CORACLE_TEST_FULL_DISK";
+const FROM: &str = "CORACLE_TEST_FULL_DISK_FROM";
 
 /// Mounts a tmpfs of so many kilobytes, or changes its size.
 fn tmpfs(at: &Path, kilobytes: u64, options: &str) {
@@ -36,7 +38,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_full_disk_is_told_and_harms_nothing() {
-    need!(Root);
+    need!(Root, Registry);
     let Some(made) = std::env::var_os(INSIDE).map(PathBuf::from) else {
         // Again, in a mount namespace that goes with it.
         let made = directory();
@@ -53,12 +55,15 @@ fn a_full_disk_is_told_and_harms_nothing() {
             })
             .collect();
         layout.image("localhost/full:1", &layers, json!({ "Cmd": ["true"] }));
+        let registry = Registry::start();
+        registry.push(&layout, "localhost/full:1", "full:1");
         std::fs::create_dir(made.path().join("place")).expect("it can be made");
         let status = Command::new("unshare")
             .args(["--mount", "--propagation", "private"])
             .arg(std::env::current_exe().expect("a test knows its program"))
             .args(["root::store::a_full_disk_is_told_and_harms_nothing", "--exact", "--nocapture"])
             .env(INSIDE, made.path())
+            .env(FROM, registry.reference("full:1"))
             .status();
         assert!(status.expect("unshare runs").success());
         return;
@@ -67,13 +72,14 @@ fn a_full_disk_is_told_and_harms_nothing() {
     let place = made.join("place");
     let layout = format!("layout {}", made.join("layout").display());
     let archive = format!("archive {}", made.join("archive.tar.gz").display());
+    let pull = format!("pull {}", std::env::var(FROM).expect("it is set"));
     // An archive to be inflated on the full disk.
     let packed = Command::new("tar").arg("-C").arg(made.join("layout")).arg("-czf").arg(made.join("archive.tar.gz")).arg(".").status();
     assert!(packed.expect("tar runs").success());
     let (mut failed, mut succeeded) = (0, 0);
     // From so little that not even the store can be made to more than enough.
     for kilobytes in [40, 60, 100, 200, 400, 700, 1000, 1500, 2000, 2400, 2800, 3200, 3600, 6000, 12_000] {
-        for task in [&layout, &archive] {
+        for task in [&layout, &archive, &pull] {
             tmpfs(&place, kilobytes, "");
             let opened = std::panic::catch_unwind(|| open(&place));
             match opened.is_ok().then(|| import(&place, task, u64::MAX)) {
@@ -88,6 +94,10 @@ fn a_full_disk_is_told_and_harms_nothing() {
                     let (store, layers) = open(&place);
                     assert_eq!(store.images().expect("they are read"), []);
                     assert_eq!(store.check(false, &layers).expect("it is read").faults, []);
+                    // What a pull has fetched stays, for the next one to go on from, until it is pruned.
+                    if *task == pull {
+                        store.prune(true, &layers).expect("it is pruned");
+                    }
                     layers.empty_own_trash().expect("it is emptied");
                     store.empty_trash().expect("it is emptied");
                     let root = place.join("store");
@@ -112,4 +122,30 @@ fn a_full_disk_is_told_and_harms_nothing() {
     }
     println!("RESULT: {failed} imports met a full disk, {succeeded} did not");
     assert!(failed >= 8 && succeeded >= 2, "{failed} and {succeeded}");
+}
+
+#[test]
+fn a_big_layer_is_pulled_in_bounded_memory() {
+    need!(Root, Registry);
+    const MIB: usize = 1 << 20;
+    let (place, registry) = (directory(), Registry::start());
+    let mut layout = Layout::new(&place.path().join("layout"));
+    // Of a mebibyte that can't be compressed: what matters is how much there is.
+    let block: Vec<u8> = (0..MIB as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8).collect();
+    let root = place.path().join("root");
+    std::fs::create_dir(&root).expect("it can be made");
+    let mut file = std::fs::File::create(root.join("big")).expect("it can be made");
+    for _ in 0..200 {
+        io::Write::write_all(&mut file, &block).expect("it can be written");
+    }
+    let layer = layout.layer_of(&root, Compressed::No);
+    layout.image("big", &[layer], json!({}));
+    registry.push(&layout, "big", "big:1");
+    for task in [format!("pull {}", registry.reference("big:1")), format!("layout {}", layout.path().display())] {
+        let to = directory();
+        assert!(command(to.path(), &task, None).status().expect("it starts").success(), "{task}");
+        let peak: usize = std::fs::read_to_string(to.path().join("peak")).expect("it was told").parse().expect("a number");
+        println!("RESULT: {task}: 200 MiB in at most {} MiB", peak / 1024);
+        assert!(peak < 80 * 1024, "{task}: {peak} KiB");
+    }
 }

@@ -32,6 +32,10 @@ fn brings_an_image_in() {
     };
     let die_at = std::env::var("CORACLE_TEST_DIE_AT").ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
     import(&place, &task, die_at).unwrap_or_else(|error| panic!("{error}"));
+    // The most memory that this process ever had, in kibibytes.
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is there");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|rest| rest.split_whitespace().next());
+    std::fs::write(place.join("peak"), peak.expect("the kernel tells it")).expect("it can be written");
 }
 
 /// Brings an image in, and dies at a step: whatever is asked of the sink, and whatever progress tells, is one.

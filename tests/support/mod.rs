@@ -118,6 +118,10 @@ pub(crate) fn met(need: Need) -> bool {
         Need::LinuxLibcDev => std::fs::metadata("/usr/include/linux/audit.h").is_ok(),
         // Whether the kernel has it is known only to who tries; the one test of it does.
         Need::Ia32Emulation => cfg!(target_arch = "x86_64"),
+        Need::Podman => program::find("podman").is_some(),
+        Need::Docker => program::find("dockerd").is_some(),
+        Need::OpenSsl => program::find("openssl").is_some(),
+        Need::Umoci => program::find("umoci").is_some(),
         Need::Go => program::find("go").is_some(),
         Need::Corpora => corpora().join("complete").is_file(),
         Need::Repository => repository().join("deny.toml").is_file(),

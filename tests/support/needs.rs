@@ -57,6 +57,14 @@ pub(crate) enum Need {
     LinuxLibcDev,
     /// A kernel that runs 32-bit programs of x86.
     Ia32Emulation,
+    /// podman, a peer that unpacks layers.
+    Podman,
+    /// Docker's server, which a test starts with roots of its own.
+    Docker,
+    /// openssl, which makes certificates.
+    OpenSsl,
+    /// umoci, a peer that unpacks layers.
+    Umoci,
     /// Go, whose reader of tar archives is an oracle.
     Go,
     /// Archives that nobody here wrote: `cargo xtask tools` fetches them.
@@ -101,8 +109,7 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::DebianRoot, "debian-root", &[Root, User, NoSub]),
     (Need::Registry, "registry", &[Root, User, NoSub, VmRoot, VmUser]),
     (Need::Skopeo, "skopeo", &[Root, User, NoSub]),
-    // A test where it's installed, as on developers' machines; nothing installs it.
-    (Need::Buildah, "buildah", &[]),
+    (Need::Buildah, "buildah", &[Root, User, NoSub]),
     (Need::Program, "program", &[Root, User, NoSub, VmRoot, VmUser]),
     (Need::Strace, "strace", &[Root, User, NoSub]),
     (Need::Runc, "runc", &[Root, User, NoSub]),
@@ -112,6 +119,10 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::Postgres, "postgresql", &[Root, User]),
     (Need::LinuxLibcDev, "linux-libc-dev", &[Root, User, NoSub]),
     (Need::Ia32Emulation, "config-ia32-emulation", &[]),
+    (Need::Podman, "podman", &[Root, User, NoSub]),
+    (Need::Docker, "dockerd", &[Root, User, NoSub]),
+    (Need::OpenSsl, "openssl", &[Root, User, NoSub]),
+    (Need::Umoci, "umoci", &[Root, User, NoSub]),
     (Need::Go, "go", &[Root, User, NoSub]),
     (Need::Corpora, "corpora", &[Root]),
     (Need::Repository, "repository", &[Root]),

@@ -21,6 +21,14 @@ pub(crate) fn is_possible() -> bool {
     ["docker-registry", "skopeo", "setpriv"].iter().all(|name| program::find(name).is_some())
 }
 
+/// Whom a registry lets in, and how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    Login,
+    TlsAndLogin,
+}
+
 /// A running registry.
 ///
 /// It dies with the thread that started it (by PDEATHSIG), so that a killed test leaves none: start it from the test's own
@@ -29,18 +37,29 @@ pub(crate) struct Registry {
     port: u16,
     child: Child,
     storage: tempfile::TempDir,
-    login: bool,
+    door: Door,
 }
 
 impl Registry {
     /// An empty one that lets everybody in.
     pub(crate) fn start() -> Self {
-        Self::with(false)
+        Self::with(Door::Open)
     }
 
     /// An empty one that lets only [`USER`] in.
     pub(crate) fn start_with_login() -> Self {
-        Self::with(true)
+        Self::with(Door::Login)
+    }
+
+    /// An empty one with TLS that lets only [`USER`] in: the test needs `OpenSsl`. [`Registry::authority`] is who signed its
+    /// certificate, and `trust/ca.crt` in [`Registry::storage`].
+    pub(crate) fn start_with_tls_and_login() -> Self {
+        Self::with(Door::TlsAndLogin)
+    }
+
+    /// The certificate of the authority, as PEM.
+    pub(crate) fn authority(&self) -> Vec<u8> {
+        std::fs::read(self.storage.path().join("trust/ca.crt")).expect("a registry with TLS has one")
     }
 
     /// One that holds `busybox:latest`.
@@ -50,16 +69,16 @@ impl Registry {
         registry
     }
 
-    fn with(login: bool) -> Self {
+    fn with(door: Door) -> Self {
         let storage = directory();
         // Between our look at a free port and the registry's bind somebody else may take it.
         for _ in 0..5 {
             let port = free_port();
-            let mut child = serve(storage.path(), port, login);
+            let mut child = serve(storage.path(), port, door);
             let deadline = Instant::now() + Duration::from_secs(20);
             while Instant::now() < deadline && child.try_wait().expect("a child can be asked").is_none() {
                 if answers(port) {
-                    return Self { port, child, storage, login };
+                    return Self { port, child, storage, door };
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -95,7 +114,7 @@ impl Registry {
         // Only what is asked for: an index stays an index, with all its platforms.
         let mut arguments = vec![String::from("--insecure-policy"), String::from("copy"), String::from("--all")];
         arguments.push(String::from("--dest-tls-verify=false"));
-        if self.login {
+        if self.door != Door::Open {
             arguments.push(format!("--dest-creds={USER}:{PASSWORD}"));
         }
         arguments.push(format!("oci:{}:{tag}", layout.path().display()));
@@ -133,14 +152,19 @@ impl Drop for Registry {
     }
 }
 
-fn serve(storage: &Path, port: u16, login: bool) -> Child {
+fn serve(storage: &Path, port: u16, door: Door) -> Child {
+    let mut tls = String::new();
+    if door == Door::TlsAndLogin {
+        certificates(storage);
+        tls = format!(", tls: {{ certificate: {:?}, key: {:?} }}", storage.join("server.pem"), storage.join("server.key"));
+    }
     let mut config = format!(
         "version: 0.1\nlog: {{ level: info, accesslog: {{ disabled: false }} }}\n\
          storage: {{ filesystem: {{ rootdirectory: {:?} }}, delete: {{ enabled: true }} }}\n\
-         http: {{ addr: \"127.0.0.1:{port}\" }}\n",
+         http: {{ addr: \"127.0.0.1:{port}\"{tls} }}\n",
         storage.join("data")
     );
-    if login {
+    if door != Door::Open {
         std::fs::write(storage.join("htpasswd"), HTPASSWD).expect("it can be written");
         config.push_str(&format!("auth: {{ htpasswd: {{ realm: tests, path: {:?} }} }}\n", storage.join("htpasswd")));
     }
@@ -154,6 +178,28 @@ fn serve(storage: &Path, port: u16, login: bool) -> Child {
         .stderr(log)
         .spawn()
         .expect("docker-registry runs")
+}
+
+/// Makes an authority, `trust/ca.crt`, and the certificate and key of a server that it signed.
+fn certificates(directory: &Path) {
+    let at = |name: &str| directory.join(name).display().to_string();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    std::fs::create_dir_all(at("trust")).expect("it can be made");
+    std::fs::write(at("extensions"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").expect("it can be written");
+    for line in [
+        format!("req -x509 {key} -keyout {} -out {} -subj /CN=tests", at("ca.key"), at("trust/ca.crt")),
+        format!("req {key} -keyout {} -out {} -subj /CN=127.0.0.1", at("server.key"), at("server.csr")),
+        format!(
+            "x509 -req -in {} -CA {} -CAkey {} -CAcreateserial -out {} -extfile {}",
+            at("server.csr"),
+            at("trust/ca.crt"),
+            at("ca.key"),
+            at("server.pem"),
+            at("extensions")
+        ),
+    ] {
+        program::run("openssl", line.split(' '));
+    }
 }
 
 /// A port that was free a moment ago.

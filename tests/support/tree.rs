@@ -47,6 +47,8 @@ pub(crate) fn differences(one: &Tree, other: &Tree) -> Vec<Difference> {
             found.push(Difference { path: path.clone(), field, one: one.to_owned(), other: other.to_owned() });
         };
         match (one.get(path), other.get(path)) {
+            // What is a directory here and a link there differs in everything else, too.
+            (Some(one), Some(other)) if one.get("kind") != other.get("kind") => differs("kind", &one["kind"], &other["kind"]),
             (Some(one), Some(other)) => {
                 for (field, value) in one {
                     if let Some(theirs) = other.get(field).filter(|theirs| *theirs != value) {
@@ -68,9 +70,17 @@ pub(crate) fn shown(name: &[u8]) -> String {
 }
 
 fn walk(root: &Path, at: &Path, out: &mut Tree, inodes: &mut BTreeMap<(u64, u64), Vec<String>>) {
-    let found = fs::symlink_metadata(at).unwrap_or_else(|error| panic!("{}: {error}", at.display()));
     let below = at.strip_prefix(root).expect("it is below").as_os_str().as_bytes();
     let name = if below.is_empty() { String::from(".") } else { shown(below) };
+    let found = match fs::symlink_metadata(at) {
+        Ok(found) => found,
+        // Overlay lists a whiteout in a directory that it merges with none.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            out.insert(name, Fields::from([("kind", "listed, and not there".to_owned())]));
+            return;
+        }
+        Err(error) => panic!("{}: {error}", at.display()),
+    };
     let kind = found.file_type();
     let mut fields = Fields::new();
     let word = if kind.is_dir() {

@@ -11,14 +11,14 @@ const SECONDS: u32 = 60;
 
 /// Runs all targets; inputs that are new stay in target/fuzz-corpus, where a person picks what is worth keeping.
 pub(crate) fn step() -> Result<Outcome> {
-    run_all(SECONDS)
+    let results = run_all(SECONDS)?;
+    let failures: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+    if failures.is_empty() { Ok(Outcome::Passed) } else { Err(failures.join("\n")) }
 }
 
-pub(crate) fn run_all(seconds: u32) -> Result<Outcome> {
+/// Runs each target for so many seconds; what came of each is a sentence.
+pub(crate) fn run_all(seconds: u32) -> Result<Vec<Result<String>>> {
     let fuzz = metadata::root().join("fuzz");
-    if !fuzz.join("Cargo.toml").is_file() {
-        return Ok(Outcome::Nothing(String::from("there is no fuzz/ yet")));
-    }
     tools::cargo_fuzz()?;
     let path = tools::path();
     let targets = Run::new("cargo").args(["+nightly", "fuzz", "list"]).env("PATH", &path).quiet().output()?;
@@ -28,18 +28,18 @@ pub(crate) fn run_all(seconds: u32) -> Result<Outcome> {
     }
     Run::new("cargo").args(["+nightly", "fuzz", "build"]).env("PATH", &path).check()?;
     // One core each: two at a time is what the smallest machine has.
-    let mut failures = Vec::new();
+    let mut all = Vec::new();
     for pair in targets.chunks(2) {
-        let results: Vec<Result> = std::thread::scope(|scope| {
+        let results: Vec<Result<String>> = std::thread::scope(|scope| {
             let running: Vec<_> = pair.iter().map(|target| scope.spawn(|| run_one(&fuzz, target, seconds, &path))).collect();
             running.into_iter().map(|run| run.join().unwrap_or_else(|_| Err(String::from("a fuzz run panicked")))).collect()
         });
-        failures.extend(results.into_iter().filter_map(Result::err));
+        all.extend(results);
     }
-    if failures.is_empty() { Ok(Outcome::Passed) } else { Err(failures.join("\n")) }
+    Ok(all)
 }
 
-fn run_one(fuzz: &Path, target: &str, seconds: u32, path: &str) -> Result {
+fn run_one(fuzz: &Path, target: &str, seconds: u32, path: &str) -> Result<String> {
     let found = metadata::target().join("fuzz-corpus").join(target);
     std::fs::create_dir_all(&found).map_err(|error| format!("can't make {}: {error}", found.display()))?;
     let mut run = Run::new("cargo").args(["+nightly", "fuzz", "run", target]).arg(&found);
@@ -54,9 +54,10 @@ fn run_one(fuzz: &Path, target: &str, seconds: u32, path: &str) -> Result {
         .limit(Duration::from_secs(u64::from(seconds) + 300))
         .logged(&log)?;
     if logged.success {
-        let executed = logged.text.lines().rev().find(|line| line.contains("number_of_executed_units")).unwrap_or_default();
-        println!("   {target}: nothing found; {executed}");
-        return Ok(());
+        let executed = logged.text.lines().rev().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+        let sentence = format!("fuzz target {target}: {seconds} s, {} inputs, nothing found", executed.unwrap_or("?").trim());
+        println!("   {sentence}");
+        return Ok(sentence);
     }
     let tail: Vec<&str> = logged.text.lines().rev().take(60).collect();
     let tail: Vec<&str> = tail.into_iter().rev().collect();

@@ -37,13 +37,18 @@ const TOOLS: &[Tool] = &[
     tool("qemu-system-x86_64", "qemu-system-x86", "the virtual machine with cgroup v2"),
     tool("mke2fs", "e2fsprogs", "the disk of the virtual machine"),
     tool("strip", "binutils", "makes the virtual machine's test programs small"),
+    tool("podman", "podman", "a peer that unpacks layers, pulls, loads and saves"),
+    tool("buildah", "buildah", "a peer that pulls, pushes and archives"),
+    tool("dockerd", "docker.io", "a peer that pulls, pushes, loads and saves"),
+    tool("openssl", "openssl", "certificates of registries that tests start"),
+    tool("umoci", "umoci", "a peer that unpacks layers"),
     tool("go", "golang-go", "an oracle: Go's reader of tar archives, and its test data"),
     tool(TAR_SPLIT, "golang-github-vbatts-tar-split-dev", "tar archives that nobody here wrote"),
     tool("/usr/lib/python3.11/test/testtar.tar", "libpython3.11-testsuite", "tar archives that nobody here wrote"),
     tool("bzip2", "bzip2", "one of them is compressed by it"),
 ];
 
-/// What `cargo xtask bench pull` compares with, and what it needs itself. Nothing else needs the engines.
+/// What `cargo xtask bench pull` compares with, and what it needs itself.
 const PEERS: &[Tool] = &[
     tool("docker-registry", "docker-registry", "the registry that is pulled from"),
     tool("skopeo", "skopeo", "fills the registry; fetches for umoci"),

@@ -76,6 +76,8 @@ const ELSEWHERE: &[&str] = &[
     "anywhere::image::",
     "anywhere::life::",
     "anywhere::owner::",
+    "root::store::",
+    "root::syscalls::",
     "what_the_owner_inherited_isnt_passed_on",
     "a_description_of_megabytes_arrives_whole",
 ];

@@ -59,7 +59,7 @@ fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &Laye
         return Ok(None);
     }
     let directory = store.chain(chain_id);
-    if is_complete(&directory) {
+    if is_complete(&directory)? {
         return Ok(Some(directory.join("fs")));
     }
     let name = report.diff_id.to_string();

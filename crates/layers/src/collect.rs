@@ -41,8 +41,14 @@ impl LayerStore {
     pub fn check(&self, repair: bool, used: impl Fn() -> std::result::Result<Needs, coracle_image::Error>) -> Result<LayersChecked> {
         let mut checked = LayersChecked::default();
         for (directory, digest, kind) in self.directories()? {
-            if !is_complete(&directory) {
-                continue;
+            match is_complete(&directory) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                // It may be whole, so it isn't moved away.
+                Err(error) => {
+                    checked.faults.push(Fault::new(&directory, format!("can't be read: {error}")));
+                    continue;
+                }
             }
             let faults = match self.check_one(&directory, &mut checked) {
                 Ok(faults) => faults,
@@ -106,7 +112,7 @@ impl LayerStore {
                 _ => needs.may_lose_layer(&digest),
             };
             // What a crash of the machine made void helps nobody.
-            let void = !needs.is_partial() && !is_complete(&directory);
+            let void = !needs.is_partial() && !is_complete(&directory)?;
             if may_go || void {
                 let bytes = self.bytes_of(&directory);
                 if self.throw_away(&directory)? {

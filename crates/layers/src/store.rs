@@ -182,9 +182,9 @@ impl LayerStore {
         &self.inner.layers
     }
 
-    /// Whether the layer is unpacked, whole.
+    /// Whether the layer is unpacked, whole. A layer that can't be looked at now is none: [`report`](LayerStore::report) says why.
     pub fn has(&self, diff_id: &Digest) -> bool {
-        is_complete(&self.layer(diff_id))
+        is_complete(&self.layer(diff_id)).unwrap_or(false)
     }
 
     /// What was in a layer.
@@ -193,7 +193,7 @@ impl LayerStore {
     /// [`Error::Missing`], [`Error::Io`], and [`Error::Store`] when the record is damaged.
     pub fn report(&self, diff_id: &Digest) -> Result<LayerReport> {
         let directory = self.layer(diff_id);
-        if !is_complete(&directory) {
+        if !is_complete(&directory)? {
             return Err(self.missing(diff_id));
         }
         let path = directory.join("meta.json");
@@ -214,7 +214,7 @@ impl LayerStore {
             for entry in fs::read_dir(&directory).map_err(|error| Error::io("read", &directory, error))? {
                 let entry = entry.map_err(|error| Error::io("read", &directory, error))?;
                 if let Ok(digest) = format!("{algorithm}:{}", entry.file_name().to_string_lossy()).parse()
-                    && is_complete(&entry.path())
+                    && is_complete(&entry.path())?
                 {
                     digests.push(digest);
                 }
@@ -257,7 +257,13 @@ impl LayerStore {
         }
         let mut directories: Vec<PathBuf> = diff_ids.iter().map(|diff_id| self.layer(diff_id)).collect();
         directories.extend(Digest::chain(diff_ids).iter().map(|chain_id| self.chain(chain_id)));
-        directories.retain(|directory| matches!(marker(directory), Some(Marker::Boot(_))) && is_complete(directory));
+        let mut unsettled = Vec::new();
+        for directory in directories {
+            if matches!(marker(&directory)?, Some(Marker::Boot(_))) && is_complete(&directory)? {
+                unsettled.push(directory);
+            }
+        }
+        let directories = unsettled;
         if directories.is_empty() {
             return Ok(());
         }
@@ -311,7 +317,7 @@ impl LayerSink for LayerStore {
 
     fn begin(&self, layer: &LayerInfo) -> Result<Box<dyn LayerWriter>, SinkError> {
         let lock = Lock::of(&self.inner.layers, &layer.diff_id)?;
-        if self.has(&layer.diff_id) {
+        if is_complete(&self.layer(&layer.diff_id))? {
             return Ok(Box::new(AlreadyThere));
         }
         let temporary = self.temporary()?;
@@ -478,7 +484,7 @@ impl Temporary {
             write("ownership", &ledger.encode())?;
         }
         write(record::NAME, &record::record(&self.path.join("fs"), options.flavour, sums)?)?;
-        match boot_id().filter(|_| options.durability != Durability::Layer) {
+        match boot_id()?.filter(|_| options.durability != Durability::Layer) {
             Some(boot) => write("complete", format!("{BOOT}{boot}\n").as_bytes())?,
             None => {
                 sync_file_system(&self.path)?;
@@ -489,7 +495,7 @@ impl Temporary {
             let here = rustix::fs::CWD;
             match rustix::fs::renameat_with(here, &self.path, here, target, RenameFlags::NOREPLACE) {
                 Ok(()) => break,
-                Err(Errno::EXIST) if is_complete(target) => return self.discard(),
+                Err(Errno::EXIST) if is_complete(target)? => return self.discard(),
                 Err(Errno::EXIST) => {
                     // Void: left by a crash of the machine.
                     let void = self.path.join("void");
@@ -577,26 +583,40 @@ enum Marker {
     Boot(String),
 }
 
-fn marker(directory: &Path) -> Option<Marker> {
-    let text = fs::read_to_string(directory.join("complete")).ok()?;
-    if text.as_bytes() == SYNCED {
-        return Some(Marker::Synced);
+fn marker(directory: &Path) -> Result<Option<Marker>> {
+    let path = directory.join("complete");
+    let Some(text) = read_if_there(&path)? else {
+        return Ok(None);
+    };
+    if text == SYNCED {
+        return Ok(Some(Marker::Synced));
     }
-    Some(Marker::Boot(text.strip_prefix(BOOT)?.strip_suffix('\n')?.to_owned()))
+    let boot = std::str::from_utf8(&text).ok().and_then(|text| text.strip_prefix(BOOT)?.strip_suffix('\n'));
+    Ok(boot.map(|boot| Marker::Boot(boot.to_owned())))
 }
 
-/// Whether a directory was published and survived.
-pub(crate) fn is_complete(directory: &Path) -> bool {
-    match marker(directory) {
-        Some(Marker::Synced) => true,
-        Some(Marker::Boot(boot)) => boot_id().is_some_and(|now| now == boot),
-        None => false,
+/// Whether a directory was published and survived. What can't be read now (a disk's error, no descriptor left) is an error and no
+/// answer: who took it for a no would remove a layer that is whole.
+pub(crate) fn is_complete(directory: &Path) -> Result<bool> {
+    match marker(directory)? {
+        Some(Marker::Synced) => Ok(true),
+        Some(Marker::Boot(boot)) => Ok(boot_id()?.is_some_and(|now| now == boot)),
+        None => Ok(false),
     }
 }
 
-fn boot_id() -> Option<String> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+/// This boot of the machine; nothing where there is no /proc.
+fn boot_id() -> Result<Option<String>> {
+    let text = read_if_there(Path::new("/proc/sys/kernel/random/boot_id"))?.unwrap_or_default();
+    Ok(Some(String::from_utf8_lossy(&text).trim().to_owned()).filter(|id| !id.is_empty()))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
 }
 
 /// Says that a directory reached the disk.
@@ -724,12 +744,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mark = |text: &str| {
             fs::write(dir.path().join("complete"), text).unwrap();
-            is_complete(dir.path())
+            is_complete(dir.path()).unwrap()
         };
-        assert!(!is_complete(dir.path()));
+        assert!(!is_complete(dir.path()).unwrap());
         assert!(!mark(""));
         assert!(!mark("coracle-layer 1 boot 00000000-0000-0000-0000-000000000000\n"));
-        assert!(mark(&format!("coracle-layer 1 boot {}\n", boot_id().unwrap())));
+        assert!(mark(&format!("coracle-layer 1 boot {}\n", boot_id().unwrap().unwrap())));
         assert!(mark("coracle-layer 1 synced\n"));
+        // What can't be read is no answer.
+        fs::remove_file(dir.path().join("complete")).unwrap();
+        fs::create_dir(dir.path().join("complete")).unwrap();
+        assert!(matches!(is_complete(dir.path()), Err(Error::Io { .. })));
     }
 }

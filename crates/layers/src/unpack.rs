@@ -897,7 +897,11 @@ impl<'a> Unpacker<'a> {
         }
 
         let directories = std::mem::take(&mut self.tree.directories);
+        let opaque: Vec<Vec<u8>> = directories.iter().filter(|(_, directory)| directory.opaque).map(|(path, _)| path.clone()).collect();
         for (path, directory) in directories.into_iter().rev() {
+            if opaque.iter().any(|above| is_at_or_below(&path, above)) {
+                self.drop_whiteouts(&path).map_err(|refusal| self.refused(refusal, &path, 0))?;
+            }
             if directory.metadata.is_none() && !path.is_empty() {
                 self.report.implicit_parents.push(as_path(&path));
             }
@@ -922,6 +926,26 @@ impl<'a> Unpacker<'a> {
         self.link(path, parent, name, target)
     }
 
+    /// Removes the whiteouts of a directory below which nothing shows. Overlay merges such a directory with none, and lists what is in
+    /// it as it is: names that aren't there.
+    fn drop_whiteouts(&mut self, path: &[u8]) -> Result<(), Refusal> {
+        let fd = self.tree.open_for_reading(path)?;
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&fd).map_err(failed("read"))? {
+            let entry = entry.map_err(failed("read"))?;
+            let name = entry.file_name().to_bytes();
+            if matches!(entry.file_type(), FileType::CharacterDevice | FileType::Unknown)
+                && confine::is_whiteout(&fd, name).map_err(failed("look into"))?
+            {
+                found.push(name.to_vec());
+            }
+        }
+        for name in found {
+            rustix::fs::unlinkat(&fd, name.as_slice(), AtFlags::empty()).map_err(failed("remove a whiteout of"))?;
+        }
+        Ok(())
+    }
+
     fn directory_end(&mut self, path: &[u8], directory: Directory) -> Result<(), Refusal> {
         let metadata = directory.metadata.unwrap_or(Metadata { mode: 0o755, ..Metadata::default() });
         let fd = self.tree.open_for_reading(path)?;
@@ -931,6 +955,11 @@ impl<'a> Unpacker<'a> {
         }
         self.describe_open(path, path, &fd, &metadata, false)
     }
+}
+
+/// Whether a path is another or lies below it; the empty path is the root.
+fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+    above.is_empty() || path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// Why an entry can't be placed.

@@ -491,3 +491,29 @@ fn an_owner_that_cannot_be_is_roots_and_is_on_record() {
     let what: Vec<&str> = report.skipped.iter().map(|skipped| skipped.what.as_str()).collect();
     assert_eq!(what, ["owner 4294967295: not kept", "group 4294967295: not kept"]);
 }
+
+#[test]
+fn an_opaque_directory_holds_no_whiteouts_that_overlay_would_list() {
+    let archive = Archive::new()
+        .dir("d", 0o755)
+        .file("d/.wh.before", "")
+        .file("d/.wh..wh..opq", "")
+        .file("d/.wh.after", "")
+        .file("d/sub/.wh.deeper", "")
+        .file("d/kept", "x")
+        .file("dd/.wh.other", "");
+    let (_scratch, root, _) = unpacked(archive);
+    let names = |path: &str| {
+        let mut names: Vec<_> = fs::read_dir(root.join(path)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("d"), ["kept", "sub"]);
+    assert_eq!(names("d/sub"), Vec::<std::ffi::OsString>::new());
+    assert_eq!(names("dd"), ["other"]);
+    // The whole layer, where the root is opaque.
+    let (_scratch, root, report) = unpacked(Archive::new().file(".wh..wh..opq", "").file("d/.wh.x", "").file(".wh.y", ""));
+    assert!(report.opaque_root);
+    assert_eq!(fs::read_dir(root.join("d")).unwrap().count(), 0);
+    assert!(fs::symlink_metadata(root.join("y")).is_err());
+}
