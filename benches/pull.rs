@@ -71,7 +71,8 @@ fn outside(arguments: &[String]) -> Result {
 
 /// A file system for measuring, gone with the mount namespace.
 fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<PathBuf> {
-    let at = PathBuf::from(scratch.join(&format!("disk-{bytes}")));
+    // Short: podman takes no longer paths.
+    let at = PathBuf::from(scratch.join(&format!("{}G", bytes >> 30)));
     fs::create_dir(&at)?;
     let run = |program: &str, arguments: &[&str]| -> Result {
         let output = Command::new(program).args(arguments).output()?;
@@ -300,7 +301,8 @@ fn contenders(disk: &Path, program: &str, registry: &image::Registry, only: &[St
             }
         }
     };
-    add("coracle", &|| Ok(engines::coracle(disk, program)));
+    add("coracle", &|| Ok(engines::coracle(disk, program, false)));
+    add("coracle-known", &|| Ok(engines::coracle(disk, program, true)));
     let floor = |name, what, keep| engines::floor(disk, name, what, keep, &registry.address, layers);
     add("floor", &|| {
         floor(
@@ -351,7 +353,7 @@ fn in_process(times: &mut Lively, disk: &Path, reference: &str, by_digest: &str)
     times.resident = times.resident.max(engines::status_kib(live.process.id(), "VmHWM:")?);
     times.remove.push(live.ask(&format!("remove {reference}"))?);
     times.exit.push(live.end()?);
-    Ok(())
+    Ok(fs::remove_dir_all(disk.join("live"))?)
 }
 
 /// The resident size of pulling a layer of 4 GiB, in KiB.
@@ -361,7 +363,7 @@ fn big(scratch: &Scratch, registry: &image::Registry, program: &str) -> Result<C
     let layout = image::big(Path::new(&directory))?;
     registry.push(&layout, "big")?;
     fs::remove_dir_all(&directory)?;
-    engines::coracle(&disk, program).pull(&format!("{}/debian:big", registry.address))
+    engines::coracle(&disk, program, false).pull(&format!("{}/debian:big", registry.address))
 }
 
 /// Bytes of the image's archive and of its blob, in MB.
