@@ -236,11 +236,13 @@ fn inside(arguments: &[String]) -> Result {
     }
     eprintln!();
 
+    let load = fs::read_to_string("/proc/loadavg")?;
     let (archive, blobs) = sizes(&layout)?;
+    let on = if has("--tmpfs") { "tmpfs" } else { "ext4 with a journal, on a loop device in memory, written once" };
     writeln!(
         report,
-        "The image is debootstrap's smallest Debian: {archive:.1} MB of archive, {blobs:.1} MB gzip, as one layer and cut into four. Registry: docker-registry on loopback. File system: {}.\n",
-        if has("--tmpfs") { "tmpfs" } else { "ext4 with a journal, on a loop device in memory, written once" }
+        "The image is debootstrap's smallest Debian: {archive:.1} MB of archive, {blobs:.1} MB gzip, as one layer and cut into four. Registry: docker-registry on loopback. File system: {on}. {rounds} rounds after one that warms, each in random turn; load when the last ended: {}.\n",
+        load.trim()
     )?;
     for (which, title) in ["One layer", "Four layers"].into_iter().enumerate() {
         tables(&mut report, title, &engines, &turns, which)?;
@@ -380,15 +382,22 @@ fn sizes(layout: &image::Layout) -> Result<(f64, f64)> {
 
 // The report.
 
-fn of(costs: &[Cost], what: fn(&Cost) -> u64, percent: usize) -> f64 {
+/// A figure of a cost.
+type Figure = fn(&Cost) -> u64;
+const WALL: Figure = |cost| cost.wall;
+const CPU: Figure = |cost| cost.cpu;
+
+/// Certain times of an engine that lives.
+type Times = fn(&Lively) -> &Vec<u64>;
+
+fn of(costs: &[Cost], what: Figure, percent: usize) -> f64 {
     percentile(&costs.iter().map(what).collect::<Vec<_>>(), percent)
 }
 
 fn tables(report: &mut String, title: &str, engines: &[EngineOf], turns: &[[Turns; 2]], which: usize) -> Result {
-    let figure = |name: &str, what: fn(&Cost) -> u64| {
+    let figure = |name: &str, what: Figure| {
         engines.iter().position(|engine| engine.name == name).map_or(f64::NAN, |who| of(&turns[who][which].pull, what, 50))
     };
-    let (wall, cpu): (fn(&Cost) -> u64, fn(&Cost) -> u64) = (|cost| cost.wall, |cost| cost.cpu);
     writeln!(
         report,
         "## {title}\n\nThe image isn't here. Milliseconds; CPU is user and system time of all that the engine runs; MiB resident at most.\n"
@@ -404,14 +413,14 @@ fn tables(report: &mut String, title: &str, engines: &[EngineOf], turns: &[[Turn
             "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} |",
             engine.name,
             pull.len(),
-            of(pull, wall, 0),
-            of(pull, wall, 50),
-            of(pull, wall, 90),
-            of(pull, cpu, 50),
+            of(pull, WALL, 0),
+            of(pull, WALL, 50),
+            of(pull, WALL, 90),
+            of(pull, CPU, 50),
             pull.iter().map(|cost| cost.resident).max().unwrap_or(0) as f64 / 1024.0,
-            of(pull, wall, 50) / figure("coracle", wall),
-            of(pull, cpu, 50) / figure("coracle", cpu),
-            of(pull, wall, 50) / figure("floor", wall),
+            of(pull, WALL, 50) / figure("coracle", WALL),
+            of(pull, CPU, 50) / figure("coracle", CPU),
+            of(pull, WALL, 50) / figure("floor", WALL),
         )?;
     }
     Ok(writeln!(report)?)
@@ -424,7 +433,7 @@ fn living(report: &mut String, engines: &[EngineOf], turns: &[[Turns; 2]], livel
     )?;
     writeln!(report, "| | pull again, one | four | remove, one | four |\n|---|--:|--:|--:|--:|")?;
     let both = |times: &[u64]| format!("{:.2} / {:.2}", percentile(times, 50), percentile(times, 90));
-    let rows: [(&str, fn(&Lively) -> &Vec<u64>, bool); 4] = [
+    let rows: [(&str, Times, bool); 4] = [
         ("in-process, by digest", |l| &l.by_digest, true),
         ("in-process, by tag", |l| &l.by_tag, true),
         ("in-process, remove returns", |l| &l.remove, false),
@@ -473,18 +482,17 @@ fn goals(report: &mut String, engines: &[EngineOf], turns: &[[Turns; 2]], lively
     let find = |name: &str| engines.iter().position(|engine| engine.name == name);
     let peers = ["podman", "docker", "ctr", "umoci"];
     for (which, title, goal) in [(0, "one layer", 2.7), (1, "four layers", 2.3)] {
-        let figure = |who: Option<usize>, what: fn(&Cost) -> u64| who.map_or(f64::NAN, |who| of(&turns[who][which].pull, what, 50));
-        let least = |what: fn(&Cost) -> u64| {
+        let figure = |who: Option<usize>, what: Figure| who.map_or(f64::NAN, |who| of(&turns[who][which].pull, what, 50));
+        let least = |what: Figure| {
             let all = peers.iter().filter_map(|name| find(name).map(|who| (figure(Some(who), what), *name)));
             all.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::NAN, ""))
         };
-        let (wall, cpu): (fn(&Cost) -> u64, fn(&Cost) -> u64) = (|cost| cost.wall, |cost| cost.cpu);
         let ours = find("coracle");
-        let (fastest, name) = least(wall);
-        line(&format!("{title}: wall of the fastest to ours"), goal, true, fastest / figure(ours, wall), name)?;
-        let (thriftiest, name) = least(cpu);
-        line(&format!("{title}: CPU of the thriftiest to ours"), 3.0, true, thriftiest / figure(ours, cpu), name)?;
-        line(&format!("{title}: wall to the floor's"), 1.4, false, figure(ours, wall) / figure(find("floor"), wall), "")?;
+        let (fastest, name) = least(WALL);
+        line(&format!("{title}: wall of the fastest to ours"), goal, true, fastest / figure(ours, WALL), name)?;
+        let (thriftiest, name) = least(CPU);
+        line(&format!("{title}: CPU of the thriftiest to ours"), 3.0, true, thriftiest / figure(ours, CPU), name)?;
+        line(&format!("{title}: wall to the floor's"), 1.4, false, figure(ours, WALL) / figure(find("floor"), WALL), "")?;
         let resident = ours.and_then(|who| turns[who][which].pull.iter().map(|cost| cost.resident).max());
         line(
             &format!("{title}: MiB resident"),
@@ -495,7 +503,7 @@ fn goals(report: &mut String, engines: &[EngineOf], turns: &[[Turns; 2]], lively
         )?;
     }
     line("a layer of 4 GiB: MiB resident", 64.0, false, big.map_or(f64::NAN, |cost| cost.resident as f64 / 1024.0), "")?;
-    let all = |times: fn(&Lively) -> &Vec<u64>| percentile(&lively.iter().flat_map(times).copied().collect::<Vec<_>>(), 50);
+    let all = |times: Times| percentile(&lively.iter().flat_map(times).copied().collect::<Vec<_>>(), 50);
     line("an image that is here, by digest, ms", 5.0, false, all(|l| &l.by_digest), "in-process")?;
     line("an image that is here, by tag, ms", 5.0, false, all(|l| &l.by_tag), "in-process")?;
     line("removing returns, ms", 10.0, false, all(|l| &l.remove), "in-process; the trash was empty after each process")?;

@@ -22,12 +22,15 @@ pub(crate) struct Cost {
     pub(crate) resident: u64,
 }
 
+/// The words that an engine is told something about an image by.
+type Words = Box<dyn Fn(&str) -> Vec<String>>;
+
 /// An engine, and how it's told.
 pub(crate) struct EngineOf {
     pub(crate) name: &'static str,
     pub(crate) what: String,
-    pull: Box<dyn Fn(&str) -> Vec<String>>,
-    remove: Box<dyn Fn(&str) -> Vec<String>>,
+    pull: Words,
+    remove: Words,
     /// Whether it knows that an image is here.
     pub(crate) remembers: bool,
     /// Goes after each turn: what it knows of images that were here would help the next.

@@ -398,16 +398,13 @@ fn a_big_layer_on_a_slow_link_comes_over_several_connections() {
         });
         server.add(&big, "a", "1");
         let place = Place::new();
-        let begun = Instant::now();
         place.pull(&format!("{}/a:1", server.host())).unwrap();
-        let took = begun.elapsed();
         assert!(place.sink.holds(&big));
         let asked: Vec<_> = server.asked().iter().filter(|r| is_blob(r, &big.layers[0])).map(Request::range).collect();
         let segments: Vec<_> = asked.iter().copied().flatten().collect();
         assert_eq!(asked.iter().filter(|r| r.is_none()).count(), 1);
         if ranges {
             assert!(segments.len() >= 5 && segments.iter().all(|(from, end)| end.is_some_and(|end| end - from <= 8 << 20)), "{segments:?}");
-            assert!(took < Duration::from_secs(5), "{took:?}");
         } else {
             // It knows no ranges: the rest over one connection.
             assert!(segments.len() <= 5, "{segments:?}");
