@@ -4,7 +4,6 @@
 //! memory and was written once: a machine's own disk has moods, and ext4 without a journal is many times slower after deletions. Every
 //! engine has a turn in every round, the order of each round is drawn anew, and what is kept is the ratio to the fastest of the others
 //! and to a floor (`benches/pull/floor.rs`). This is no test: nothing fails because a machine is slow.
-#![allow(clippy::type_complexity, reason = "columns of the report and words of engines are functions")]
 
 mod bench;
 #[path = "pull/engines.rs"]
@@ -69,8 +68,25 @@ fn outside(arguments: &[String]) -> Result {
     if status.success() { Ok(()) } else { Err(format!("the measuring ended with {status}").into()) }
 }
 
-/// A file system for measuring, gone with the mount namespace.
-fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<PathBuf> {
+/// A file system for measuring.
+struct Disk(PathBuf);
+
+impl std::ops::Deref for Disk {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // With what still runs on it; the loop device goes with the mount.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<Disk> {
     // Short: podman takes no longer paths.
     let at = PathBuf::from(scratch.join(&format!("{}G", bytes >> 30)));
     fs::create_dir(&at)?;
@@ -81,7 +97,7 @@ fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<PathBuf> {
     let shown = at.display().to_string();
     if tmpfs {
         run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs", &shown])?;
-        return Ok(at);
+        return Ok(Disk(at));
     }
     let file = format!("{shown}.img");
     let mut image = File::create(&file)?;
@@ -92,7 +108,7 @@ fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<PathBuf> {
     // Tables and journal made now and not in the background later; nothing given back when files go.
     run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", &file])?;
     run("mount", &["-o", "loop", &file, &shown])?;
-    Ok(at)
+    Ok(Disk(at))
 }
 
 // An engine that lives: in a process that is told what to do.
@@ -227,7 +243,7 @@ fn inside(arguments: &[String]) -> Result {
                 None => {}
             }
             // What it left to be written is not the next one's to wait for.
-            rustix::fs::syncfs(File::open(&disk)?)?;
+            rustix::fs::syncfs(File::open(&*disk)?)?;
         }
         if round == 0 {
             turns.iter_mut().flatten().for_each(|turns| *turns = Turns::default());
