@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -45,7 +46,9 @@ pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Result<Self> {
-        let path = Path::new("/dev/shm").join(format!("coracle-bench-{}", std::process::id()));
+        // In a pid namespace of its own every run has the same number.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let path = Path::new("/dev/shm").join(format!("coracle-bench-{}-{:x}", std::process::id(), now & 0xff_ffff));
         fs::create_dir(&path)?;
         Ok(Self(path))
     }

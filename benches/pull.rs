@@ -4,7 +4,6 @@
 //! memory and was written once: a machine's own disk has moods, and ext4 without a journal is many times slower after deletions. Every
 //! engine has a turn in every round, the order of each round is drawn anew, and what is kept is the ratio to the fastest of the others
 //! and to a floor (`benches/pull/floor.rs`). This is no test: nothing fails because a machine is slow.
-#![allow(clippy::type_complexity, reason = "columns of the report and words of engines are functions")]
 
 mod bench;
 #[path = "pull/engines.rs"]
@@ -69,9 +68,27 @@ fn outside(arguments: &[String]) -> Result {
     if status.success() { Ok(()) } else { Err(format!("the measuring ended with {status}").into()) }
 }
 
-/// A file system for measuring, gone with the mount namespace.
-fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<PathBuf> {
-    let at = PathBuf::from(scratch.join(&format!("disk-{bytes}")));
+/// A file system for measuring.
+struct Disk(PathBuf);
+
+impl std::ops::Deref for Disk {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // With what still runs on it; the loop device goes with the mount.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<Disk> {
+    // Short: podman takes no longer paths.
+    let at = PathBuf::from(scratch.join(&format!("{}G", bytes >> 30)));
     fs::create_dir(&at)?;
     let run = |program: &str, arguments: &[&str]| -> Result {
         let output = Command::new(program).args(arguments).output()?;
@@ -80,7 +97,7 @@ fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<PathBuf> {
     let shown = at.display().to_string();
     if tmpfs {
         run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs", &shown])?;
-        return Ok(at);
+        return Ok(Disk(at));
     }
     let file = format!("{shown}.img");
     let mut image = File::create(&file)?;
@@ -91,7 +108,7 @@ fn disk(scratch: &Scratch, bytes: u64, tmpfs: bool) -> Result<PathBuf> {
     // Tables and journal made now and not in the background later; nothing given back when files go.
     run("mkfs.ext4", &["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", &file])?;
     run("mount", &["-o", "loop", &file, &shown])?;
-    Ok(at)
+    Ok(Disk(at))
 }
 
 // An engine that lives: in a process that is told what to do.
@@ -226,7 +243,7 @@ fn inside(arguments: &[String]) -> Result {
                 None => {}
             }
             // What it left to be written is not the next one's to wait for.
-            rustix::fs::syncfs(File::open(&disk)?)?;
+            rustix::fs::syncfs(File::open(&*disk)?)?;
         }
         if round == 0 {
             turns.iter_mut().flatten().for_each(|turns| *turns = Turns::default());
@@ -235,11 +252,13 @@ fn inside(arguments: &[String]) -> Result {
     }
     eprintln!();
 
+    let load = fs::read_to_string("/proc/loadavg")?;
     let (archive, blobs) = sizes(&layout)?;
+    let on = if has("--tmpfs") { "tmpfs" } else { "ext4 with a journal, on a loop device in memory, written once" };
     writeln!(
         report,
-        "The image is debootstrap's smallest Debian: {archive:.1} MB of archive, {blobs:.1} MB gzip, as one layer and cut into four. Registry: docker-registry on loopback. File system: {}.\n",
-        if has("--tmpfs") { "tmpfs" } else { "ext4 with a journal, on a loop device in memory, written once" }
+        "The image is debootstrap's smallest Debian: {archive:.1} MB of archive, {blobs:.1} MB gzip, as one layer and cut into four. Registry: docker-registry on loopback. File system: {on}. {rounds} rounds after one that warms, each in random turn; load when the last ended: {}.\n",
+        load.trim()
     )?;
     for (which, title) in ["One layer", "Four layers"].into_iter().enumerate() {
         tables(&mut report, title, &engines, &turns, which)?;
@@ -300,7 +319,8 @@ fn contenders(disk: &Path, program: &str, registry: &image::Registry, only: &[St
             }
         }
     };
-    add("coracle", &|| Ok(engines::coracle(disk, program)));
+    add("coracle", &|| Ok(engines::coracle(disk, program, false)));
+    add("coracle-known", &|| Ok(engines::coracle(disk, program, true)));
     let floor = |name, what, keep| engines::floor(disk, name, what, keep, &registry.address, layers);
     add("floor", &|| {
         floor(
@@ -351,7 +371,7 @@ fn in_process(times: &mut Lively, disk: &Path, reference: &str, by_digest: &str)
     times.resident = times.resident.max(engines::status_kib(live.process.id(), "VmHWM:")?);
     times.remove.push(live.ask(&format!("remove {reference}"))?);
     times.exit.push(live.end()?);
-    Ok(())
+    Ok(fs::remove_dir_all(disk.join("live"))?)
 }
 
 /// The resident size of pulling a layer of 4 GiB, in KiB.
@@ -361,7 +381,7 @@ fn big(scratch: &Scratch, registry: &image::Registry, program: &str) -> Result<C
     let layout = image::big(Path::new(&directory))?;
     registry.push(&layout, "big")?;
     fs::remove_dir_all(&directory)?;
-    engines::coracle(&disk, program).pull(&format!("{}/debian:big", registry.address))
+    engines::coracle(&disk, program, false).pull(&format!("{}/debian:big", registry.address))
 }
 
 /// Bytes of the image's archive and of its blob, in MB.
@@ -378,15 +398,22 @@ fn sizes(layout: &image::Layout) -> Result<(f64, f64)> {
 
 // The report.
 
-fn of(costs: &[Cost], what: fn(&Cost) -> u64, percent: usize) -> f64 {
+/// A figure of a cost.
+type Figure = fn(&Cost) -> u64;
+const WALL: Figure = |cost| cost.wall;
+const CPU: Figure = |cost| cost.cpu;
+
+/// Certain times of an engine that lives.
+type Times = fn(&Lively) -> &Vec<u64>;
+
+fn of(costs: &[Cost], what: Figure, percent: usize) -> f64 {
     percentile(&costs.iter().map(what).collect::<Vec<_>>(), percent)
 }
 
 fn tables(report: &mut String, title: &str, engines: &[EngineOf], turns: &[[Turns; 2]], which: usize) -> Result {
-    let figure = |name: &str, what: fn(&Cost) -> u64| {
+    let figure = |name: &str, what: Figure| {
         engines.iter().position(|engine| engine.name == name).map_or(f64::NAN, |who| of(&turns[who][which].pull, what, 50))
     };
-    let (wall, cpu): (fn(&Cost) -> u64, fn(&Cost) -> u64) = (|cost| cost.wall, |cost| cost.cpu);
     writeln!(
         report,
         "## {title}\n\nThe image isn't here. Milliseconds; CPU is user and system time of all that the engine runs; MiB resident at most.\n"
@@ -402,14 +429,14 @@ fn tables(report: &mut String, title: &str, engines: &[EngineOf], turns: &[[Turn
             "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} |",
             engine.name,
             pull.len(),
-            of(pull, wall, 0),
-            of(pull, wall, 50),
-            of(pull, wall, 90),
-            of(pull, cpu, 50),
+            of(pull, WALL, 0),
+            of(pull, WALL, 50),
+            of(pull, WALL, 90),
+            of(pull, CPU, 50),
             pull.iter().map(|cost| cost.resident).max().unwrap_or(0) as f64 / 1024.0,
-            of(pull, wall, 50) / figure("coracle", wall),
-            of(pull, cpu, 50) / figure("coracle", cpu),
-            of(pull, wall, 50) / figure("floor", wall),
+            of(pull, WALL, 50) / figure("coracle", WALL),
+            of(pull, CPU, 50) / figure("coracle", CPU),
+            of(pull, WALL, 50) / figure("floor", WALL),
         )?;
     }
     Ok(writeln!(report)?)
@@ -422,7 +449,7 @@ fn living(report: &mut String, engines: &[EngineOf], turns: &[[Turns; 2]], livel
     )?;
     writeln!(report, "| | pull again, one | four | remove, one | four |\n|---|--:|--:|--:|--:|")?;
     let both = |times: &[u64]| format!("{:.2} / {:.2}", percentile(times, 50), percentile(times, 90));
-    let rows: [(&str, fn(&Lively) -> &Vec<u64>, bool); 4] = [
+    let rows: [(&str, Times, bool); 4] = [
         ("in-process, by digest", |l| &l.by_digest, true),
         ("in-process, by tag", |l| &l.by_tag, true),
         ("in-process, remove returns", |l| &l.remove, false),
@@ -471,18 +498,17 @@ fn goals(report: &mut String, engines: &[EngineOf], turns: &[[Turns; 2]], lively
     let find = |name: &str| engines.iter().position(|engine| engine.name == name);
     let peers = ["podman", "docker", "ctr", "umoci"];
     for (which, title, goal) in [(0, "one layer", 2.7), (1, "four layers", 2.3)] {
-        let figure = |who: Option<usize>, what: fn(&Cost) -> u64| who.map_or(f64::NAN, |who| of(&turns[who][which].pull, what, 50));
-        let least = |what: fn(&Cost) -> u64| {
+        let figure = |who: Option<usize>, what: Figure| who.map_or(f64::NAN, |who| of(&turns[who][which].pull, what, 50));
+        let least = |what: Figure| {
             let all = peers.iter().filter_map(|name| find(name).map(|who| (figure(Some(who), what), *name)));
             all.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::NAN, ""))
         };
-        let (wall, cpu): (fn(&Cost) -> u64, fn(&Cost) -> u64) = (|cost| cost.wall, |cost| cost.cpu);
         let ours = find("coracle");
-        let (fastest, name) = least(wall);
-        line(&format!("{title}: wall of the fastest to ours"), goal, true, fastest / figure(ours, wall), name)?;
-        let (thriftiest, name) = least(cpu);
-        line(&format!("{title}: CPU of the thriftiest to ours"), 3.0, true, thriftiest / figure(ours, cpu), name)?;
-        line(&format!("{title}: wall to the floor's"), 1.4, false, figure(ours, wall) / figure(find("floor"), wall), "")?;
+        let (fastest, name) = least(WALL);
+        line(&format!("{title}: wall of the fastest to ours"), goal, true, fastest / figure(ours, WALL), name)?;
+        let (thriftiest, name) = least(CPU);
+        line(&format!("{title}: CPU of the thriftiest to ours"), 3.0, true, thriftiest / figure(ours, CPU), name)?;
+        line(&format!("{title}: wall to the floor's"), 1.4, false, figure(ours, WALL) / figure(find("floor"), WALL), "")?;
         let resident = ours.and_then(|who| turns[who][which].pull.iter().map(|cost| cost.resident).max());
         line(
             &format!("{title}: MiB resident"),
@@ -493,7 +519,7 @@ fn goals(report: &mut String, engines: &[EngineOf], turns: &[[Turns; 2]], lively
         )?;
     }
     line("a layer of 4 GiB: MiB resident", 64.0, false, big.map_or(f64::NAN, |cost| cost.resident as f64 / 1024.0), "")?;
-    let all = |times: fn(&Lively) -> &Vec<u64>| percentile(&lively.iter().flat_map(times).copied().collect::<Vec<_>>(), 50);
+    let all = |times: Times| percentile(&lively.iter().flat_map(times).copied().collect::<Vec<_>>(), 50);
     line("an image that is here, by digest, ms", 5.0, false, all(|l| &l.by_digest), "in-process")?;
     line("an image that is here, by tag, ms", 5.0, false, all(|l| &l.by_tag), "in-process")?;
     line("removing returns, ms", 10.0, false, all(|l| &l.remove), "in-process; the trash was empty after each process")?;

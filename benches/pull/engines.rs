@@ -5,7 +5,7 @@
 //! has a daemon starts it before and ends it after all turns, by its pid.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,14 +22,19 @@ pub(crate) struct Cost {
     pub(crate) resident: u64,
 }
 
+/// The words that an engine is told something about an image by.
+type Words = Box<dyn Fn(&str) -> Vec<String>>;
+
 /// An engine, and how it's told.
 pub(crate) struct EngineOf {
     pub(crate) name: &'static str,
     pub(crate) what: String,
-    pull: Box<dyn Fn(&str) -> Vec<String>>,
-    remove: Box<dyn Fn(&str) -> Vec<String>>,
+    pull: Words,
+    remove: Words,
     /// Whether it knows that an image is here.
     pub(crate) remembers: bool,
+    /// Goes after each turn: what it knows of images that were here would help the next.
+    wiped: Option<PathBuf>,
     daemon: Option<Child>,
     environment: Vec<(&'static str, String)>,
 }
@@ -40,7 +45,11 @@ impl EngineOf {
     }
 
     pub(crate) fn remove(&self, reference: &str) -> Result<Cost> {
-        self.run(&(self.remove)(reference))
+        let cost = self.run(&(self.remove)(reference))?;
+        if let Some(directory) = &self.wiped {
+            fs::remove_dir_all(directory)?;
+        }
+        Ok(cost)
     }
 
     fn run(&self, words: &[String]) -> Result<Cost> {
@@ -144,16 +153,22 @@ fn words(text: &[&str]) -> Vec<String> {
     text.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// Ours, by the program as it's handed out.
-pub(crate) fn coracle(disk: &Path, program: &str) -> EngineOf {
-    let root = disk.join("coracle").display().to_string();
+/// Ours, by the program as it's handed out: in a new directory each time, or in one where the image was before.
+pub(crate) fn coracle(disk: &Path, program: &str, known: bool) -> EngineOf {
+    let name = if known { "coracle-known" } else { "coracle" };
+    let directory = disk.join(name);
+    let root = directory.display().to_string();
     let (pull, remove) = ((program.to_owned(), root.clone()), (program.to_owned(), root));
     EngineOf {
-        name: "coracle",
-        what: "`coracle pull`; durable by one syncfs; blobs kept".into(),
+        name,
+        what: match known {
+            false => "`coracle pull`; durable by one syncfs; blobs kept".into(),
+            true => "the same in a directory where the image was before and was removed: diffIDs of its blobs are known".into(),
+        },
         pull: Box::new(move |reference| words(&[&pull.0, "--root", &pull.1, "pull", "--quiet", reference])),
         remove: Box::new(move |reference| words(&[&remove.0, "--root", &remove.1, "rmi", reference])),
         remembers: true,
+        wiped: (!known).then_some(directory),
         daemon: None,
         environment: Vec::new(),
     }
@@ -181,6 +196,7 @@ pub(crate) fn floor(
         }),
         remove: Box::new(move |_| words(&["rm", "-rf", &gone])),
         remembers: false,
+        wiped: None,
         daemon: None,
         environment: Vec::new(),
     })
@@ -197,6 +213,7 @@ pub(crate) fn podman(disk: &Path) -> Result<EngineOf> {
         pull: Box::new(move |reference| after(&pull, &["pull", "--quiet", "--tls-verify=false", reference])),
         remove: Box::new(move |reference| after(&remove, &["rmi", "--force", reference])),
         remembers: true,
+        wiped: None,
         daemon: None,
         environment: vec![("TMPDIR", disk.display().to_string())],
     })
@@ -213,6 +230,7 @@ pub(crate) fn umoci(disk: &Path) -> Result<EngineOf> {
         pull: Box::new(move |reference| words(&["sh", "-c", &format!("mkdir $0 && {script}"), &directory, reference])),
         remove: Box::new(move |_| words(&["rm", "-rf", &gone])),
         remembers: false,
+        wiped: None,
         daemon: None,
         environment: vec![("TMPDIR", disk.display().to_string())],
     })
@@ -237,6 +255,7 @@ pub(crate) fn docker(disk: &Path) -> Result<EngineOf> {
         pull: Box::new(move |reference| words(&[docker, "--host", &pull, "pull", "--quiet", reference])),
         remove: Box::new(move |reference| words(&[docker, "--host", &remove, "rmi", "--force", reference])),
         remembers: true,
+        wiped: None,
         daemon: Some(daemon),
         environment: vec![("DOCKER_CONFIG", at("config"))],
     })
@@ -265,6 +284,7 @@ pub(crate) fn containerd(disk: &Path) -> Result<EngineOf> {
         pull: Box::new(move |reference| words(&["ctr", "--address", &pull, "image", "pull", "--plain-http", reference])),
         remove: Box::new(move |reference| words(&["ctr", "--address", &remove, "image", "rm", "--sync", reference])),
         remembers: true,
+        wiped: None,
         daemon: Some(daemon),
         environment: Vec::new(),
     })

@@ -246,6 +246,11 @@ impl Store {
         self.durability == Durability::Layer
     }
 
+    /// Whether what is written of a blob will have to be on the disk.
+    pub(crate) fn hastens(&self) -> bool {
+        self.keep_blobs && self.durability != Durability::None
+    }
+
     pub(crate) fn keeps_blobs(&self) -> bool {
         self.keep_blobs
     }

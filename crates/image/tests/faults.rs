@@ -6,17 +6,20 @@
 mod support;
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use coracle_image::{Candidate, Descriptor, Digest, Error, NoSink, Progress, Reference, Verdict, Verifier};
+use coracle_image::{
+    Candidate, Descriptor, Digest, Error, LayerInfo, LayerSink, LayerWriter, NoSink, Progress, Reference, SinkError, Verdict, Verifier,
+};
 use support::docker_registry::{Kind, Registry, certificates, have};
 use support::place::{Place, alone, assert_error, client, hasty, puller, wait};
 use support::server::{Answer, Lie, Request, Server};
-use support::{INDEX, MANIFEST, TinyImage, noise};
+use support::{INDEX, MANIFEST, TinyImage, noise, scratch};
 
 fn is_blob(request: &Request, bytes: &[u8]) -> bool {
     request.path.ends_with(&Digest::sha256(bytes).to_string())
@@ -197,6 +200,95 @@ fn a_slow_registry_that_never_stops_is_waited_for() {
 }
 
 #[test]
+fn a_registry_that_trickles_is_given_up_and_asked_again() {
+    let tiny = image();
+    let blob = tiny.layers[0].clone();
+    let hasty = || client().retries(1).minimum_rate(10_000, Duration::from_millis(400));
+    // A byte every 50 ms: never silent, and done in fourteen hours.
+    let trickle = |_: &Request, answer: Answer| Answer { rate: Some(20), ..answer };
+    let of_blob = blob.clone();
+    let server = Server::new(at_first(1, trickle, move |r| is_blob(r, &of_blob)));
+    server.add(&tiny, "a", "1");
+    let (place, begun) = (Place::new(), Instant::now());
+    place.pull_with(&puller().client(hasty()), &format!("{}/a:1", server.host())).unwrap();
+    assert!(place.sink.holds(&tiny));
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    let ranges: Vec<bool> = server.asked().iter().filter(|r| is_blob(r, &blob)).map(|r| r.range().is_some()).collect();
+    assert_eq!(ranges, [false, true], "it goes on where the trickle ended");
+
+    // For good: a layer, and the manifest.
+    let of_blob = blob.clone();
+    let server = Server::new(move |r, answer| if is_blob(r, &of_blob) { trickle(r, answer) } else { answer });
+    server.add(&tiny, "a", "1");
+    let (place, name) = (Place::new(), format!("{}/a:1", server.host()));
+    let error = place.pull_with(&puller().client(hasty()), &name).unwrap_err();
+    let Error::Interrupted { done, total: 1_000_000, why, .. } = &error else { panic!("{error}") };
+    assert!((1..1000).contains(done) && why.starts_with("no more than "), "{error}");
+    assert_eq!(server.asked().iter().filter(|r| is_blob(r, &blob)).count(), 2);
+
+    let server = Server::new(move |r, answer| if r.path.contains("/manifests/") { trickle(r, answer) } else { answer });
+    server.add(&tiny, "a", "1");
+    let error = Place::new().pull_with(&puller().client(hasty()), &format!("{}/a:1", server.host())).unwrap_err();
+    assert!(matches!(&error, Error::Unreachable { why, .. } if why.starts_with("no more than ")), "{error}");
+    assert_eq!(server.asked().len(), 2);
+}
+
+#[test]
+fn who_asks_for_no_rate_waits_for_a_trickle() {
+    let tiny = TinyImage::new("linux/amd64", &[100]);
+    let blob = tiny.layers[0].clone();
+    // 2.5 s.
+    let server = Server::new(move |r, answer| if is_blob(r, &blob) { Answer { rate: Some(40), ..answer } } else { answer });
+    server.add(&tiny, "a", "1");
+    let place = Place::new();
+    let patient = client().retries(0).minimum_rate(0, Duration::from_millis(100));
+    place.pull_with(&puller().client(patient), &format!("{}/a:1", server.host())).unwrap();
+    assert!(place.sink.holds(&tiny));
+}
+
+#[test]
+fn a_disk_that_is_slow_is_not_taken_for_a_registry_that_is() {
+    // More than fits into what lies between the two, so that the registry has to wait for the sink.
+    let tiny = TinyImage::new("linux/amd64", &[32 << 20]);
+    let server = Server::honest();
+    server.add(&tiny, "a", "1");
+    let dir = scratch();
+    let store = coracle_image::Store::open(dir.path().join("store")).unwrap();
+    let strict = puller().client(client().retries(0).minimum_rate(12_000_000, Duration::from_millis(1500)));
+    strict.pull_blocking(&store, &format!("{}/a:1", server.host()).parse().unwrap(), Arc::new(Slow)).unwrap();
+}
+
+/// A sink that takes 8 MiB a second.
+struct Slow;
+
+impl LayerSink for Slow {
+    fn contains(&self, _: &LayerInfo) -> bool {
+        false
+    }
+
+    fn begin(&self, _: &LayerInfo) -> Result<Box<dyn LayerWriter>, SinkError> {
+        Ok(Box::new(Slow))
+    }
+}
+
+impl io::Write for Slow {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        std::thread::sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(8 << 20)));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl LayerWriter for Slow {
+    fn finish(self: Box<Self>) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+#[test]
 fn a_refusal_that_never_ends_holds_nobody_up() {
     for status in [404, 302] {
         // Ten bytes a second, for longer than anybody waits.
@@ -306,16 +398,13 @@ fn a_big_layer_on_a_slow_link_comes_over_several_connections() {
         });
         server.add(&big, "a", "1");
         let place = Place::new();
-        let begun = Instant::now();
         place.pull(&format!("{}/a:1", server.host())).unwrap();
-        let took = begun.elapsed();
         assert!(place.sink.holds(&big));
         let asked: Vec<_> = server.asked().iter().filter(|r| is_blob(r, &big.layers[0])).map(Request::range).collect();
         let segments: Vec<_> = asked.iter().copied().flatten().collect();
         assert_eq!(asked.iter().filter(|r| r.is_none()).count(), 1);
         if ranges {
             assert!(segments.len() >= 5 && segments.iter().all(|(from, end)| end.is_some_and(|end| end - from <= 8 << 20)), "{segments:?}");
-            assert!(took < Duration::from_secs(5), "{took:?}");
         } else {
             // It knows no ranges: the rest over one connection.
             assert!(segments.len() <= 5, "{segments:?}");

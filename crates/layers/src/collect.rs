@@ -121,7 +121,23 @@ impl LayerStore {
                 }
             }
         }
+        if !needs.is_partial() {
+            self.forget_diff_ids(needs)?;
+        }
         Ok(swept)
+    }
+
+    /// Removes what is known of blobs whose layers nobody needs, and what a killed process left there.
+    fn forget_diff_ids(&self, needs: &Needs) -> Result<()> {
+        let directory = self.path().join("diffids");
+        for entry in fs::read_dir(&directory).map_err(|error| Error::io("read", &directory, error))? {
+            let path = entry.map_err(|error| Error::io("read", &directory, error))?.path();
+            let diff_id = fs::read_to_string(&path).ok().and_then(|text| text.trim_end().parse().ok());
+            if path.extension().is_some() || diff_id.is_none_or(|diff_id| needs.may_lose_layer(&diff_id)) {
+                self.throw_away(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether something waits in the trash.

@@ -36,7 +36,7 @@ use crate::error::{Error, Result, show};
 use crate::ownership::{Ledger, Ownership};
 use crate::store::{LayerStore, Temporary, is_complete, nonce};
 use crate::tree::{Stack, Visited};
-use crate::unpack::{LayerReport, Sums, open_root};
+use crate::unpack::{LayerReport, open_root};
 use crate::whiteout::{Flavour, is_overlay_attribute};
 
 const VERSION: u32 = 1;
@@ -111,7 +111,6 @@ pub struct SnapshotDraft {
     name: String,
     id: Digest,
     ledger: Ledger,
-    sums: Sums,
     bytes: u64,
 }
 
@@ -122,7 +121,7 @@ impl LayerStore {
     /// [`Error::SnapshotName`] for a name that can't be one or that another snapshot has; [`Error::Io`].
     pub fn begin_snapshot(&self, name: &str) -> Result<SnapshotDraft> {
         let id = Snapshot::id_of(name)?;
-        if is_complete(&self.snapshot_directory(&id)) {
+        if is_complete(&self.snapshot_directory(&id))? {
             return Err(taken(name));
         }
         Ok(SnapshotDraft {
@@ -131,7 +130,6 @@ impl LayerStore {
             name: name.to_owned(),
             id,
             ledger: Ledger::default(),
-            sums: Sums::new(),
             bytes: 0,
         })
     }
@@ -152,7 +150,7 @@ impl LayerStore {
     /// As [`snapshot`](LayerStore::snapshot).
     pub fn snapshot_by_id(&self, id: &Digest) -> Result<Option<Snapshot>> {
         let directory = self.snapshot_directory(id);
-        if !is_complete(&directory) {
+        if !is_complete(&directory)? {
             return Ok(None);
         }
         let path = directory.join("snapshot.json");
@@ -245,12 +243,11 @@ impl SnapshotDraft {
             links: HashMap::new(),
             directories: Vec::new(),
             ledger: Ledger::default(),
-            sums: Sums::new(),
             bytes: 0,
         };
         stack.walk(true, &mut |visited| copying.visit(visited))?;
         copying.finish()?;
-        (self.ledger, self.sums, self.bytes) = (copying.ledger, copying.sums, copying.bytes);
+        (self.ledger, self.bytes) = (copying.ledger, copying.bytes);
         Ok(())
     }
 
@@ -260,7 +257,7 @@ impl SnapshotDraft {
     /// # Errors
     /// [`Error::SnapshotName`] where another got the name meanwhile; [`Error::Io`].
     pub fn publish(self, manifest: Option<&Digest>, rootfs: Option<&Path>, below: &[Digest], frozen: bool) -> Result<Snapshot> {
-        let SnapshotDraft { store, temporary, name, id, ledger, sums, bytes } = self;
+        let SnapshotDraft { store, temporary, name, id, ledger, bytes } = self;
         let record = Record {
             version: VERSION,
             name: name.clone(),
@@ -288,7 +285,9 @@ impl SnapshotDraft {
             links_below: Vec::new(),
         };
         let directory = store.snapshot_directory(&id);
-        temporary.publish(&directory, &report, &ledger, store.options(), Some(&sums))?;
+        // What was copied a moment ago isn't read again.
+        let files = crate::record::Record::outline(&temporary.path.join("fs"), store.options().flavour)?;
+        temporary.publish(&directory, &report, &ledger, store.options(), Some(&files))?;
         if fs::read(directory.join("snapshot.json")).ok().as_deref() != Some(&text[..]) {
             return Err(taken(&name));
         }
@@ -310,7 +309,6 @@ struct Copying<'a> {
     directories: Vec<(Vec<u8>, Stat)>,
     ledger: Ledger,
     /// None of any file: it isn't read once more to find out.
-    sums: Sums,
     bytes: u64,
 }
 
@@ -356,7 +354,6 @@ impl Copying<'_> {
             FileType::RegularFile => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let target = rustix::fs::openat(at, name, flags, Mode::RUSR | Mode::WUSR)?;
-                self.sums.insert(rustix::fs::fstat(&target)?.st_ino, None);
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 if size > 0 {
                     let source = self.stack.read(visited.file)?;

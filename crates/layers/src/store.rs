@@ -11,6 +11,7 @@
 //!     complete                      the marker: without it the directory is void
 //!   chains/sha256/<chainID>/        what one layer needs corrected above certain others (see assembly.rs); the same inside
 //!   snapshots/<hex>/                a container's changes, kept (see snapshot.rs); the same inside, and snapshot.json
+//!   diffids/<algorithm>-<hex>       the diffID of a blob that was unpacked here once, and its line feed: needn't be hashed again
 //!   locks/<diffID>.lock             held (flock) by whoever unpacks that layer
 //!   trash/                          was removed; whoever comes by unlinks it
 //!   tmp-*/                          being unpacked, or left by somebody who died: the lock on it tells
@@ -40,9 +41,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ownership::{Ledger, Ownership};
-use crate::record;
+use crate::record::{self, Record};
 use crate::remove::remove_tree;
-use crate::unpack::{LayerReport, Options, Pipeline, Skipped, Sums, Turns, open_root};
+use crate::unpack::{LayerReport, Options, Pipeline, Skipped, Turns, open_root};
 use crate::whiteout::Flavour;
 
 /// The format on disk.
@@ -112,6 +113,7 @@ impl LayerStore {
             &layers.join("sha256"),
             &layers.join("sha512"),
             &layers.join("chains/sha256"),
+            &layers.join("diffids"),
             &layers.join("locks"),
             &layers.join("trash"),
             &layers.join("snapshots"),
@@ -275,7 +277,7 @@ impl LayerStore {
 
     /// Makes one directory survive a crash of the machine.
     pub(crate) fn settle_directory(&self, directory: &Path) -> Result<()> {
-        if self.inner.options.durability == Durability::None || !matches!(marker(directory), Some(Marker::Boot(_))) {
+        if self.inner.options.durability == Durability::None || !matches!(marker(directory)?, Some(Marker::Boot(_))) {
             return Ok(());
         }
         sync_file_system(&self.inner.layers)?;
@@ -297,6 +299,27 @@ impl LayerStore {
 
     pub(crate) fn options(&self) -> &Options {
         &self.inner.options
+    }
+
+    /// Where the diffID of a blob is kept.
+    fn diff_id_of(&self, blob: &Digest) -> PathBuf {
+        self.inner.layers.join("diffids").join(format!("{}-{}", blob.algorithm().as_str(), blob.hex()))
+    }
+
+    /// The diffID of a blob that was unpacked here before. A file that a crash of the machine damaged says nothing: it isn't a digest.
+    fn known_diff_id(&self, blob: &Digest) -> Option<Digest> {
+        fs::read_to_string(self.diff_id_of(blob)).ok()?.strip_suffix('\n')?.parse().ok()
+    }
+
+    fn remember_diff_id(&self, blob: &Digest, diff_id: &Digest) {
+        let path = self.diff_id_of(blob);
+        let temporary = path.with_extension(nonce());
+        let written = fs::write(&temporary, format!("{diff_id}\n")).and_then(|()| fs::rename(&temporary, &path));
+        // Nothing depends on it: without it the layer is hashed again, should it ever be unpacked again.
+        if let Err(error) = written {
+            let _ = fs::remove_file(&temporary);
+            tracing::debug!(path = %path.display(), %error, "the diffID of a blob can't be kept");
+        }
     }
 
     pub(crate) fn temporary(&self) -> Result<Temporary> {
@@ -323,9 +346,11 @@ impl LayerSink for LayerStore {
         let temporary = self.temporary()?;
         let root = open_root(&temporary.fs()?)?;
         let name = layer.digest.to_string();
+        // The same blob always inflates to the same archive, and whoever gives us the bytes checks that they are that blob.
+        let known = self.known_diff_id(&layer.digest).is_some_and(|known| known == layer.diff_id);
         let pipeline = Pipeline::start(
             &name,
-            layer.diff_id.algorithm(),
+            (!known).then_some(layer.diff_id.algorithm()),
             root,
             self.inner.options.clone(),
             Some(Arc::clone(&self.inner.turns)),
@@ -359,18 +384,25 @@ impl io::Write for Writer {
 impl LayerWriter for Writer {
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
         let Writer { store, layer, pipeline } = *self;
-        let (unpacked, (temporary, lock)) = pipeline.finish()?;
-        if unpacked.report.diff_id != layer.diff_id {
-            return Err(Box::new(Error::WrongDiffId {
-                layer: layer.digest.to_string(),
-                expected: layer.diff_id,
-                found: unpacked.report.diff_id,
-            }));
+        let (mut unpacked, (temporary, lock)) = pipeline.finish()?;
+        match unpacked.diff_id {
+            None => {}
+            Some(found) if found == layer.diff_id => store.remember_diff_id(&layer.digest, &found),
+            Some(found) => {
+                return Err(Box::new(Error::WrongDiffId { layer: layer.digest.to_string(), expected: layer.diff_id, found }));
+            }
         }
+        unpacked.report.diff_id = layer.diff_id.clone();
         if !unpacked.report.skipped.is_empty() {
             tracing::info!(layer = %layer.digest, skipped = unpacked.report.skipped_total, "parts of the layer weren't put on disk");
         }
-        temporary.publish(&store.layer(&layer.diff_id), &unpacked.report, &unpacked.ledger, &store.inner.options, Some(&unpacked.sums))?;
+        temporary.publish(
+            &store.layer(&layer.diff_id),
+            &unpacked.report,
+            &unpacked.ledger,
+            &store.inner.options,
+            Some(&unpacked.record),
+        )?;
         drop(lock);
         Ok(())
     }
@@ -472,7 +504,7 @@ impl Temporary {
         report: &LayerReport,
         ledger: &Ledger,
         options: &Options,
-        sums: Option<&Sums>,
+        record: Option<&Record>,
     ) -> Result<()> {
         let write = |name: &str, bytes: &[u8]| {
             let path = self.path.join(name);
@@ -483,7 +515,13 @@ impl Temporary {
         if !ledger.is_empty() {
             write("ownership", &ledger.encode())?;
         }
-        write(record::NAME, &record::record(&self.path.join("fs"), options.flavour, sums)?)?;
+        let path = self.path.join(record::NAME);
+        let file = fs::File::create(&path).map(io::BufWriter::new).map_err(|error| Error::io("write", &path, error))?;
+        match record {
+            Some(record) => record.write(file),
+            None => Record::read(&self.path.join("fs"), options.flavour)?.write(file),
+        }
+        .map_err(|error| Error::io("write", &path, error))?;
         match boot_id()?.filter(|_| options.durability != Durability::Layer) {
             Some(boot) => write("complete", format!("{BOOT}{boot}\n").as_bytes())?,
             None => {

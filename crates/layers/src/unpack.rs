@@ -11,7 +11,7 @@
 //! that neither a mode 0000 nor a set-group-id hinders or touches what goes into them. What an entry replaces is unlinked first and
 //! never truncated: a hard link of it keeps its contents.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -31,6 +31,7 @@ use crate::decompress::{Inflater, PIECE};
 use crate::error::{Error, Result, show};
 use crate::limits::Limits;
 use crate::ownership::{Ledger, Ownership};
+use crate::record::{Line, Record, crc};
 use crate::remove;
 use crate::tar::{Entry, Kind, Reader, Timestamp};
 use crate::whiteout::{self, Flavour, Mark};
@@ -115,7 +116,7 @@ pub fn unpack(mut layer: impl Read, directory: &Path, options: &Options) -> Resu
     std::fs::create_dir(directory).map_err(|error| Error::io("make the directory", directory, error))?;
     let mut run = || {
         let root = open_root(directory)?;
-        let mut pipeline = Pipeline::start(name, Algorithm::Sha256, root, options.clone(), None, ())?;
+        let mut pipeline = Pipeline::start(name, Some(Algorithm::Sha256), root, options.clone(), None, ())?;
         let mut buffer = vec![0; PIECE];
         loop {
             match layer.read(&mut buffer) {
@@ -125,7 +126,10 @@ pub fn unpack(mut layer: impl Read, directory: &Path, options: &Options) -> Resu
                 Err(error) => return Err(Error::read(name, error)),
             }
         }
-        let (unpacked, ()) = pipeline.finish()?;
+        let (mut unpacked, ()) = pipeline.finish()?;
+        if let Some(diff_id) = unpacked.diff_id {
+            unpacked.report.diff_id = diff_id;
+        }
         if !unpacked.ledger.is_empty() {
             let path = directory.with_file_name("ownership");
             std::fs::write(&path, unpacked.ledger.encode()).map_err(|error| Error::io("write", path, error))?;
@@ -191,13 +195,13 @@ pub(crate) struct Pipeline<K> {
 }
 
 pub(crate) struct Unpacked {
+    /// Its diffID isn't set.
     pub(crate) report: LayerReport,
+    /// The digest of the archive, if it was to be taken.
+    pub(crate) diff_id: Option<Digest>,
     pub(crate) ledger: Ledger,
-    pub(crate) sums: Sums,
+    pub(crate) record: Record,
 }
-
-/// The checksums of files by their inodes; none for a file with holes.
-pub(crate) type Sums = HashMap<u64, Option<u32>>;
 
 enum Piece {
     Data(Vec<u8>),
@@ -205,9 +209,10 @@ enum Piece {
 }
 
 impl<K: Send + 'static> Pipeline<K> {
+    /// Without an algorithm the archive isn't hashed: its diffID is known.
     pub(crate) fn start(
         layer: &str,
-        algorithm: Algorithm,
+        algorithm: Option<Algorithm>,
         root: OwnedFd,
         options: Options,
         turns: Option<Arc<Turns>>,
@@ -299,7 +304,7 @@ impl<K> Drop for Pipeline<K> {
 
 fn run(
     layer: &str,
-    algorithm: Algorithm,
+    algorithm: Option<Algorithm>,
     root: OwnedFd,
     options: &Options,
     turns: Option<Arc<Turns>>,
@@ -313,24 +318,24 @@ fn run(
         rustix::process::umask(Mode::empty());
     }
     let source =
-        Pieces { incoming, outgoing, hasher: Hasher::new(algorithm), piece: Vec::new(), position: 0, ended: false, turns, turn: None };
+        Pieces { incoming, outgoing, hasher: algorithm.map(Hasher::new), piece: Vec::new(), position: 0, ended: false, turns, turn: None };
     let mut reader = Reader::new(source, layer, options.limits.clone());
     let mut unpacker = Unpacker::new(layer, root, options, umask_is_clear)?;
     while let Some(entry) = reader.next_entry()? {
         unpacker.entry(&mut reader, entry)?;
     }
     reader.drain()?;
-    let (mut report, ledger, sums) = unpacker.finish()?;
+    let (mut report, ledger, record) = unpacker.finish()?;
     report.archive_bytes = reader.offset();
-    report.diff_id = reader.into_source().hasher.finish();
-    Ok(Unpacked { report, ledger, sums })
+    let diff_id = reader.into_source().hasher.map(Hasher::finish);
+    Ok(Unpacked { report, diff_id, ledger, record })
 }
 
 /// The pieces as one stream, hashed as they come.
 struct Pieces {
     incoming: Receiver<Piece>,
     outgoing: Sender<Vec<u8>>,
-    hasher: Hasher,
+    hasher: Option<Hasher>,
     piece: Vec<u8>,
     position: usize,
     ended: bool,
@@ -351,7 +356,9 @@ impl BufRead for Pieces {
             match self.incoming.recv() {
                 Ok(Piece::Data(piece)) => {
                     self.turn = self.turns.as_ref().map(Turns::take);
-                    self.hasher.update(&piece);
+                    if let Some(hasher) = &mut self.hasher {
+                        hasher.update(&piece);
+                    }
                     self.piece = piece;
                 }
                 Ok(Piece::End) => {
@@ -392,7 +399,9 @@ struct Unpacker<'a> {
     report: LayerReport,
     /// Hard links whose target wasn't there yet: real path of the link to path of the target.
     pending: BTreeMap<Vec<u8>, Vec<u8>>,
-    sums: Sums,
+    record: Record,
+    /// Whether files come out as they were asked for: not on every file system they do. None until the first was looked at.
+    faithful: Option<bool>,
 }
 
 impl<'a> Unpacker<'a> {
@@ -421,7 +430,8 @@ impl<'a> Unpacker<'a> {
                 links_below: Vec::new(),
             },
             pending: BTreeMap::new(),
-            sums: Sums::new(),
+            record: Record::default(),
+            faithful: None,
         })
     }
 
@@ -507,8 +517,9 @@ impl<'a> Unpacker<'a> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mode = Mode::from_raw_mode(entry.mode & 0o777);
                 let file = self.replacing(&path, &parent, name, "create", || rustix::fs::openat(&*parent, *name, flags, mode))?;
-                self.contents(reader, &file, entry.size)?;
+                let sum = self.contents(reader, &file, entry.size)?;
                 self.describe_file(&path, &written, &file, &metadata)?;
+                self.record_file(path, &file, &metadata, entry.size, sum)?;
                 return Ok(());
             }
             Kind::Symlink(target) => {
@@ -549,7 +560,8 @@ impl<'a> Unpacker<'a> {
             Kind::VolumeLabel => {}
         }
         self.describe_special(&path, &written, &parent, name, &metadata, matches!(entry.kind, Kind::Symlink(_)))?;
-        Ok(())
+        let sum = if let Kind::Symlink(target) = &entry.kind { Some(crc(target)) } else { None };
+        Ok(self.record_special(path, &parent, name, sum)?)
     }
 
     fn ledger_forget(&mut self, path: &[u8]) {
@@ -605,7 +617,8 @@ impl<'a> Unpacker<'a> {
         }
         let parent = self.tree.open(&place.parent)?;
         match rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Ok(()) => self.record_special(path, &parent, name, None),
+            Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(failed("make the whiteout")(errno)),
         }
     }
@@ -649,6 +662,7 @@ impl<'a> Unpacker<'a> {
 
     /// Removes what is in the place of a new entry, if anything is.
     fn clear(&mut self, path: &[u8], parent: &OwnedFd, name: &[u8]) -> Result<(), Refusal> {
+        self.record.forget(path);
         if self.tree.directories.contains_key(path) {
             self.tree.forget(path);
             self.ledger.forget_tree(path);
@@ -706,10 +720,14 @@ impl<'a> Unpacker<'a> {
         if self.options.ownership == Ownership::Defer {
             self.ledger.link(&real, path);
         }
+        if !self.record.link(&real, path) {
+            self.record_special(path.to_vec(), &to, name, None)?;
+        }
         Ok(true)
     }
 
-    fn contents<R: BufRead>(&mut self, reader: &mut Reader<R>, file: &OwnedFd, size: u64) -> Result<(), Stop> {
+    /// Writes a file, and returns the checksum of its contents; none for a file with holes.
+    fn contents<R: BufRead>(&mut self, reader: &mut Reader<R>, file: &OwnedFd, size: u64) -> Result<Option<u32>, Stop> {
         let (mut end, mut sum) = (0, Some(Crc::new()));
         while let Some(data) = reader.data()? {
             if let Some(sum) = &mut sum {
@@ -731,8 +749,6 @@ impl<'a> Unpacker<'a> {
             }
             self.report.file_bytes += data.bytes.len() as u64;
         }
-        let inode = rustix::fs::fstat(file).map_err(failed("look at"))?.st_ino;
-        self.sums.insert(inode, sum.filter(|_| end == size).map(|sum| sum.sum()));
         if end != size {
             match rustix::fs::ftruncate(file, size) {
                 Ok(()) => {}
@@ -742,6 +758,36 @@ impl<'a> Unpacker<'a> {
                 Err(errno) => return Err(failed("set the length of")(errno).into()),
             }
         }
+        Ok(sum.filter(|_| end == size).map(|sum| sum.sum()))
+    }
+
+    /// Writes down what became of a file: by what was asked for, unless that may be something else on disk.
+    fn record_file(&mut self, path: Vec<u8>, file: &OwnedFd, metadata: &Metadata, size: u64, sum: Option<u32>) -> Result<(), Refusal> {
+        let look = || rustix::fs::fstat(file).map_err(failed("look at"));
+        let Metadata { mode, uid, gid, mtime, xattrs, .. } = metadata;
+        let owner = if self.options.ownership == Ownership::Keep { Some((*uid, *gid)) } else { self.created };
+        // Set-group-id may be taken away silently, an ACL changes the mode, and times are rounded or bounded.
+        let usual = mode & 0o7000 == 0 && xattrs.is_empty() && mtime.nanoseconds == 0 && (0..=i64::from(i32::MAX)).contains(&mtime.seconds);
+        let line = match owner {
+            Some(owner) if usual && self.faithful != Some(false) => {
+                let line = Line::file(*mode, owner, size, mtime.seconds, sum);
+                if self.faithful.is_none() {
+                    let found = Line::of(&look()?, sum);
+                    self.faithful = Some(found == line);
+                    found
+                } else {
+                    line
+                }
+            }
+            _ => Line::of(&look()?, sum),
+        };
+        self.record.set(path, line);
+        Ok(())
+    }
+
+    fn record_special(&mut self, path: Vec<u8>, parent: &OwnedFd, name: &[u8], sum: Option<u32>) -> Result<(), Refusal> {
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("look at"))?;
+        self.record.set(path, Line::of(&stat, sum));
         Ok(())
     }
 
@@ -869,7 +915,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// After the last entry: links that waited for their target, then all directories, the deepest first.
-    fn finish(mut self) -> Result<(LayerReport, Ledger, Sums)> {
+    fn finish(mut self) -> Result<(LayerReport, Ledger, Record)> {
         // A link may wait for another link, so go on while something moves.
         let mut waiting = std::mem::take(&mut self.pending);
         loop {
@@ -908,7 +954,7 @@ impl<'a> Unpacker<'a> {
             self.directory_end(&path, directory).map_err(|refusal| self.refused(refusal, &path, 0))?;
         }
         self.report.implicit_parents.reverse();
-        Ok((self.report, self.ledger, self.sums))
+        Ok((self.report, self.ledger, self.record))
     }
 
     fn late_link(&mut self, path: &[u8], target: &[u8]) -> Result<bool, Refusal> {
@@ -949,11 +995,15 @@ impl<'a> Unpacker<'a> {
     fn directory_end(&mut self, path: &[u8], directory: Directory) -> Result<(), Refusal> {
         let metadata = directory.metadata.unwrap_or(Metadata { mode: 0o755, ..Metadata::default() });
         let fd = self.tree.open_for_reading(path)?;
+        let opaque = directory.opaque && !path.is_empty();
         // While it's still ours: on one that is given away or closed, a plain user couldn't.
-        if directory.opaque && !path.is_empty() {
+        if opaque {
             rustix::fs::fsetxattr(&fd, self.options.flavour.opaque(), b"y", XattrFlags::empty()).map_err(failed("make opaque"))?;
         }
-        self.describe_open(path, path, &fd, &metadata, false)
+        self.describe_open(path, path, &fd, &metadata, false)?;
+        let stat = rustix::fs::fstat(&fd).map_err(failed("look at"))?;
+        self.record.set(path.to_vec(), Line::of(&stat, Some(if opaque { crc(b"y") } else { 0 })));
+        Ok(())
     }
 }
 

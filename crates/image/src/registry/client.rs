@@ -182,6 +182,16 @@ impl RegistryClient {
         self
     }
 
+    /// How many bytes a second an answer has to bring, on average over `window` of waiting for it, before the connection counts as
+    /// broken, as by silence: 1000 over 60 s. What is fetched slowly because the disk is slow doesn't count. With 0 any rate is enough.
+    ///
+    /// It's a bound for peers that keep a pull alive with a byte now and then ([`stall_timeout`](RegistryClient::stall_timeout) doesn't
+    /// see those), far below the slowest link.
+    pub fn minimum_rate(mut self, bytes_a_second: u64, window: Duration) -> Self {
+        self.settings.rate = (bytes_a_second, window);
+        self
+    }
+
     /// The longest wait that a registry may ask for (`Retry-After`): 60 s. One that asks for more is an error at once.
     pub fn longest_wait(mut self, time: Duration) -> Self {
         self.settings.patience = time;

@@ -14,7 +14,7 @@ use reqwest::{Method, Response};
 
 use super::failure::{Failure, Kind};
 use super::retry::Backoff;
-use super::session::{Call, Session, scope};
+use super::session::{Call, Pace, Session, scope};
 use super::source::Source;
 use crate::digest::Digest;
 use crate::error::Error;
@@ -60,6 +60,7 @@ enum State<'s> {
         response: Response,
         /// Bytes that come although they were there.
         skip: u64,
+        pace: Pace,
     },
     Several {
         segments: FuturesOrdered<BoxFuture<'s, Result<Option<Vec<Bytes>>, Failure>>>,
@@ -135,15 +136,15 @@ impl<'s> Download<'s> {
                     self.used.push(source);
                 }
             }
-            State::One { response, skip } => {
+            State::One { response, skip, pace } => {
                 let begun = Instant::now();
                 let chunk = match self.done == self.size {
                     // All is here. Whether there's more is worth a look, and no long wait.
-                    true => match tokio::time::timeout(AFTERWARDS, self.session.chunk(&source.address(), response)).await {
+                    true => match tokio::time::timeout(AFTERWARDS, self.session.chunk(&source.address(), response, pace)).await {
                         Ok(chunk) => chunk?,
                         Err(_) => None,
                     },
-                    false => self.session.chunk(&source.address(), response).await?,
+                    false => self.session.chunk(&source.address(), response, pace).await?,
                 };
                 self.waited += begun.elapsed();
                 let Some(mut bytes) = chunk else {
@@ -239,10 +240,10 @@ async fn open<'s>(session: &'s Session, source: &'s Source, digest: &Digest, off
     match response.status().as_u16() {
         206 => {
             starts_at(&response, source, offset)?;
-            Ok(State::One { response, skip: 0 })
+            Ok(State::One { response, skip: 0, pace: Pace::default() })
         }
         // Everything, though asked for the rest only.
-        200 => Ok(State::One { response, skip: offset }),
+        200 => Ok(State::One { response, skip: offset, pace: Pace::default() }),
         416 => Err(Failure::new(source.address(), Kind::Nonsense("it has fewer bytes than the manifest says".into()))),
         _ => Err(session.complaint(source, response).await),
     }
@@ -262,8 +263,9 @@ async fn segment(session: &Session, source: &Source, digest: Digest, from: u64, 
             200 => return Ok(None),
             _ => return Err(session.complaint(source, response).await),
         }
+        let mut pace = Pace::default();
         let failure = loop {
-            match session.chunk(&address, &mut response).await {
+            match session.chunk(&address, &mut response, &mut pace).await {
                 Ok(Some(bytes)) => {
                     // More than was asked for isn't wanted.
                     let wanted = bytes.slice(..bytes.len().min((end - at) as usize));

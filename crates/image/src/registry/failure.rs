@@ -21,7 +21,7 @@ pub(super) enum Kind {
     /// No connection.
     Unreachable(String),
     Tls(String),
-    /// A connection that broke off, or fell silent.
+    /// A connection that broke off, fell silent, or trickled.
     Broken(String),
     /// The registry doesn't like what it was shown.
     Denied(&'static str),
@@ -121,6 +121,10 @@ impl Failure {
 
     pub(super) fn silent(address: impl Into<String>, after: Duration) -> Failure {
         Failure::new(address, Kind::Broken(format!("nothing came for {} s", after.as_secs_f32())))
+    }
+
+    pub(super) fn slow(address: impl Into<String>, came: u64, waited: Duration) -> Failure {
+        Failure::new(address, Kind::Broken(format!("no more than {came} bytes came in {:.1} s", waited.as_secs_f32())))
     }
 
     /// Whether it's worth trying again after a while.

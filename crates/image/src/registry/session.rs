@@ -9,7 +9,7 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use reqwest::header::{
@@ -126,6 +126,13 @@ impl<'a> Call<'a> {
     pub(super) fn body(self, body: Payload<'a>) -> Self {
         Call { body, ..self }
     }
+}
+
+/// How fast the bytes of one answer come: since the last look, by the time that was spent waiting for them.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    waited: Duration,
+    came: u64,
 }
 
 /// To whom a request's secrets belong.
@@ -484,18 +491,31 @@ impl Session {
         }
     }
 
-    /// The next bytes of an answer.
-    pub(super) async fn chunk(&self, address: &str, response: &mut Response) -> Result<Option<Bytes>, Failure> {
-        match tokio::time::timeout(self.settings.stall, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|e| Failure::of_request(address, &e)),
-            Err(_) => Err(Failure::silent(address, self.settings.stall)),
+    /// The next bytes of an answer, if they come as fast as they have to.
+    pub(super) async fn chunk(&self, address: &str, response: &mut Response, pace: &mut Pace) -> Result<Option<Bytes>, Failure> {
+        let begun = Instant::now();
+        let chunk = match tokio::time::timeout(self.settings.stall, response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|e| Failure::of_request(address, &e))?,
+            Err(_) => return Err(Failure::silent(address, self.settings.stall)),
+        };
+        // The end may take its time.
+        let Some(bytes) = &chunk else { return Ok(None) };
+        pace.waited += begun.elapsed();
+        pace.came += bytes.len() as u64;
+        let (rate, window) = self.settings.rate;
+        if pace.waited >= window {
+            if (pace.came as f64) < rate as f64 * pace.waited.as_secs_f64() {
+                return Err(Failure::slow(address, pace.came, pace.waited));
+            }
+            *pace = Pace::default();
         }
+        Ok(chunk)
     }
 
     /// A whole answer, of which no more than `max` bytes and one chunk are held.
     pub(super) async fn body(&self, address: &str, mut response: Response, max: usize) -> Result<Bytes, Failure> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.chunk(address, &mut response).await? {
+        let (mut body, mut pace) = (Vec::new(), Pace::default());
+        while let Some(chunk) = self.chunk(address, &mut response, &mut pace).await? {
             body.extend_from_slice(&chunk);
             if body.len() > max {
                 break;

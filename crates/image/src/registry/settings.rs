@@ -9,6 +9,10 @@ use std::time::Duration;
 pub(super) const RETRIES: u32 = 4;
 /// How long a registry may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Who sends fewer bytes a second than this,
+const RATE: u64 = 1000;
+/// for so long, has as good as fallen silent.
+const RATE_OVER: Duration = Duration::from_secs(60);
 /// The longest wait that a registry may ask for.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Connections for one big layer on a slow link.
@@ -35,6 +39,8 @@ pub(super) struct Settings {
     pub(super) certs_d: Vec<PathBuf>,
     pub(super) retries: u32,
     pub(super) stall: Duration,
+    /// Bytes a second that an answer has to bring, and over how long.
+    pub(super) rate: (u64, Duration),
     pub(super) patience: Duration,
     pub(super) ranges: usize,
 }
@@ -65,6 +71,7 @@ impl Default for Settings {
             certs_d: Vec::new(),
             retries: RETRIES,
             stall: SILENCE,
+            rate: (RATE, RATE_OVER),
             patience: PATIENCE,
             ranges: RANGES,
         }
@@ -84,6 +91,7 @@ impl fmt::Debug for Settings {
             .field("certs_d", &self.certs_d)
             .field("retries", &self.retries)
             .field("stall", &self.stall)
+            .field("rate", &self.rate)
             .finish_non_exhaustive()
     }
 }

@@ -258,3 +258,68 @@ fn import_layers(images: &Store, layers: &LayerStore, layout: &Path, archives: &
     fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     OciLayout::open(layout).unwrap().import(images, layers).unwrap()
 }
+
+#[test]
+fn what_the_unpacker_writes_down_is_what_is_on_disk() {
+    let scratch = scratch();
+    let store = LayerStore::open(scratch.path(), options()).unwrap();
+    let archive = Archive::new()
+        .file("usual", "a")
+        .item(Item::new(b'0', "set-user-id").mode(0o4755))
+        .item(Item::new(b'0', "set-group-id").mode(0o2755))
+        .item(Item::new(b'0', "for nobody").mode(0))
+        .pax(&[("mtime", b"1000000000.987654321")])
+        .file("fraction", "b")
+        .pax(&[("mtime", b"-5")])
+        .file("before 1970", "c")
+        .pax(&[("SCHILY.xattr.user.a", b"1")])
+        .file("attribute", "d")
+        // Replaced: a file by a file, of which a link keeps the old; a tree by a file; a file by a directory.
+        .file("twice", "old")
+        .item(Item::new(b'1', "old").link("twice"))
+        .file("twice", "new and longer")
+        .file("tree/a/b", "e")
+        .file("tree-and-more", "f")
+        .file("tree", "g")
+        .file("turned", "h")
+        .item(Item::new(b'5', "turned"))
+        .file("turned/in", "i")
+        // A link that waits, and one that replaces.
+        .file("replaced", "j")
+        .item(Item::new(b'1', "replaced").link("later"))
+        .item(Item::new(b'1', "waiting").link("later"))
+        .file("later", "k")
+        // Removed and used again.
+        .file(".wh.again", "")
+        .file("again/in", "l")
+        .file(".wh.only", "")
+        .file("hidden/.wh..wh..opq", "")
+        .item(Item::new(b'2', "link").link("usual"))
+        .file("link-replaced", "m")
+        .item(Item::new(b'2', "link-replaced").link("usual"))
+        .item(Item::new(b'3', "device").device(1, 3))
+        .item(Item::new(b'0', "device-replaced"))
+        .item(Item::new(b'3', "device-replaced").device(1, 3))
+        .item(Item::new(b'6', "fifo").mode(0o600))
+        .item(Item::new(b'5', "sticky").mode(0o1777))
+        .file("listed/in", "n")
+        .item(Item::new(b'5', "listed").mode(0o600))
+        .end();
+    let (_, root) = unpacked(&store, archive);
+    assert_eq!(faults(&store, &root), [""; 0]);
+    let record = fs::read_to_string(root.with_file_name("files")).unwrap();
+    for gone in ["tree/a", "tree/a/b"] {
+        assert!(!record.contains(gone), "{gone} is still recorded:\n{record}");
+    }
+    // What was changed is found in each of them: nothing was left out.
+    let changed = ["usual", "old", "twice", "turned/in", "replaced", "again/in", "fraction"];
+    for path in changed {
+        fs::write(root.join(path), "something else").unwrap();
+    }
+    let found = faults(&store, &root);
+    for path in changed {
+        assert!(found.iter().any(|fault| fault.starts_with(&format!("{path}: "))), "{path} isn't among {found:?}");
+    }
+    // A plain user's clean-up stops at a directory that can't be entered; ours doesn't.
+    coracle_layers::remove_tree(&scratch.path().join("layers")).unwrap();
+}

@@ -364,3 +364,42 @@ fn a_full_disk_is_an_error_with_a_remedy_and_leaves_nothing() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
+
+/// Brings bytes in as a layer; whoever fetches has checked that they are its blob.
+fn bring(store: &LayerStore, info: &LayerInfo, blob: &[u8]) -> Result<(), Error> {
+    let mut writer = store.begin(info).unwrap();
+    writer.write_all(blob).unwrap();
+    writer.finish().map_err(|error| *error.downcast::<Error>().unwrap())
+}
+
+#[test]
+fn a_blob_whose_diff_id_is_known_is_not_hashed_again() {
+    let scratch = scratch();
+    let store = LayerStore::open(scratch.path(), options()).unwrap();
+    let (blob, info) = layer(3);
+    // Bytes of another layer tell whether anybody looks.
+    let (other, _) = layer(4);
+    let wrong = |result| matches!(result, Err(Error::WrongDiffId { .. }));
+    assert!(wrong(bring(&store, &info, &other)), "nothing is known yet");
+    bring(&store, &info, &blob).unwrap();
+    store.remove(&info.diff_id).unwrap();
+    bring(&store, &info, &other).unwrap();
+    assert_eq!(store.report(&info.diff_id).unwrap().diff_id, info.diff_id);
+    store.remove(&info.diff_id).unwrap();
+
+    // An image that says something else of the same blob is a liar.
+    let lie = LayerInfo::new(0, info.digest.clone(), Digest::sha256(b"else"), info.size, info.media_type.clone());
+    assert!(wrong(bring(&store, &lie, &blob)));
+    // What a crash made of the note says nothing.
+    let note = scratch.path().join("layers/diffids").join(format!("sha256-{}", info.digest.hex()));
+    for damaged in ["", "sha256:", "\0\0\0\0", &info.diff_id.to_string()[..40]] {
+        fs::write(&note, damaged).unwrap();
+        assert!(wrong(bring(&store, &info, &other)), "{damaged:?}");
+    }
+    bring(&store, &info, &blob).unwrap();
+    assert_eq!(fs::read_to_string(&note).unwrap(), format!("{}\n", info.diff_id));
+    // It goes with the layer when nobody needs that.
+    assert_eq!(store.sweep(&coracle_image::Needs::default()).unwrap().len(), 1);
+    assert!(!note.exists());
+    assert!(wrong(bring(&store, &info, &other)));
+}
