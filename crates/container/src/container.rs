@@ -41,8 +41,9 @@ pub struct Container {
     pub(crate) engine: Engine,
     pub(crate) run: PathBuf,
     stop_signal: Signal,
-    enforced: Vec<Enforced>,
-    waived: Vec<Refusal>,
+    /// Known from the first start of this handle's on.
+    pub(crate) enforced: OnceLock<Vec<Enforced>>,
+    pub(crate) waived: OnceLock<Vec<Refusal>>,
     live: Mutex<Live>,
     /// Known from the first start on.
     pub(crate) ports: OnceLock<Vec<PublishedPort>>,
@@ -269,7 +270,7 @@ impl Container {
     /// ```
     pub fn exec<I: IntoIterator<Item = S>, S: Into<OsString>>(&self, command: I) -> ExecBuilder {
         let command = command.into_iter().map(Into::into).collect();
-        ExecBuilder::new(self.interior(), command, self.enforced.clone(), self.waived.clone())
+        ExecBuilder::new(self.interior(), command, self.enforced().to_vec(), self.waived().to_vec())
     }
 
     /// The inside of one that runs, for what is opened and executed there.
@@ -348,7 +349,7 @@ impl Container {
 
     /// Its inside, for closures and tasks that outlive a borrow of this handle.
     pub fn inside(&self) -> Inside {
-        Inside { interior: self.interior(), enforced: self.enforced.clone(), waived: self.waived.clone() }
+        Inside { interior: self.interior(), enforced: self.enforced().to_vec(), waived: self.waived().to_vec() }
     }
 
     pub(crate) fn running_interior(&self) -> Result<Interior, Error> {
@@ -357,12 +358,12 @@ impl Container {
 
     /// The limits that hold, and by what.
     pub fn enforced(&self) -> &[Enforced] {
-        &self.enforced
+        self.enforced.get().map_or(&[], Vec::as_slice)
     }
 
     /// The limits that were asked for as [best effort](ContainerBuilder::best_effort) and don't hold.
     pub fn waived(&self) -> &[Refusal] {
-        &self.waived
+        self.waived.get().map_or(&[], Vec::as_slice)
     }
 
     /// Lets the container outlive this process, and answers with its id: [`Engine::attach`] takes it up again, from any process of
@@ -403,8 +404,8 @@ impl Container {
             engine: engine.clone(),
             run: found.run.clone(),
             stop_signal: description.stop_signal.as_deref().and_then(|signal| signal.parse().ok()).unwrap_or(Signal::TERM),
-            enforced: Vec::new(),
-            waived: Vec::new(),
+            enforced: OnceLock::new(),
+            waived: OnceLock::new(),
             live: Mutex::new(description.live()),
             ports: known(&description.ports),
             addresses: known(&description.addresses),
@@ -504,8 +505,8 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
         run: engine.0.runs.join(&id),
         engine,
         stop_signal,
-        enforced,
-        waived,
+        enforced: enforced.into(),
+        waived: waived.into(),
         live: Mutex::new(live),
         ports: ports.into(),
         addresses: addresses.into(),

@@ -230,14 +230,15 @@ impl Container {
         }
         let checked = lower::check(&builder)?;
         let life = Life::Another { id: self.id.clone(), description: Box::new(found.description.clone()) };
-        let Lowered { spawn, live, ports, addresses, .. } = lower::lower(&self.engine, &builder, checked, &LOGGED, life).await?;
+        let Lowered { spawn, live, ports, addresses, enforced, waived, .. } =
+            lower::lower(&self.engine, &builder, checked, &LOGGED, life).await?;
         rewrite(&self.engine, &self.run, |description| {
             description.live = live.to_string();
             (description.ports, description.addresses) = (ports.clone(), addresses.clone());
         })?;
         let child = spawn.start()?.await?;
         // The same as in any life before.
-        let _ = (self.ports.set(ports), self.addresses.set(addresses));
+        let _ = (self.ports.set(ports), self.addresses.set(addresses), self.enforced.set(enforced), self.waived.set(waived));
         self.begins(child);
         Ok(())
     }
