@@ -44,14 +44,8 @@ struct Pipe {
 impl Relay {
     /// Puts pipes of ours in the place of those streams that are kept or counted; beside it comes the log's descriptor for reading.
     pub fn begin(log: Option<&wire::Log<'_>>, bounds: Option<&wire::Bounds<'_>>, streams: &mut [Fd; 3]) -> Result<(Self, Option<Fd>)> {
-        let mut relay = Self {
-            pipes: [None; 2],
-            log: None,
-            said: 0,
-            most: bounds.map_or(u64::MAX, |bounds| bounds.output),
-            over: false,
-            last: now(),
-        };
+        let mut relay =
+            Self { pipes: [None; 2], log: None, said: 0, most: bounds.map_or(u64::MAX, |bounds| bounds.output), over: false, last: now() };
         let mut reader = None;
         if let Some(log) = log {
             let (log, f) = Log::begin(log)?;

@@ -12,7 +12,9 @@
 //! this process, and could do all of it by a program of its own in a namespace of its own.
 
 use crate::failure::Fault;
-use crate::system_call::{AT_FDCWD, Errno, Fd, Pages, Received, close, descriptor_path, getxattr, open, openat2, receive_message, resolve, send_message};
+use crate::system_call::{
+    AT_FDCWD, Errno, Fd, Pages, Received, close, descriptor_path, getxattr, open, openat2, receive_message, resolve, send_message,
+};
 use core::ffi::CStr;
 
 /// The longest question: a path, and its letter.

@@ -122,12 +122,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
         collected: None,
         killed_by: killed_by::NOBODY,
         started: now(),
-        deadlines: [
-            (u64::MAX, killed_by::WALL),
-            (u64::MAX, killed_by::GRACE),
-            (u64::MAX, killed_by::CPU),
-            (u64::MAX, killed_by::IDLE),
-        ],
+        deadlines: [(u64::MAX, killed_by::WALL), (u64::MAX, killed_by::GRACE), (u64::MAX, killed_by::CPU), (u64::MAX, killed_by::IDLE)],
     };
     let mut ended = None;
     match watch.start(fds.as_slice()) {
