@@ -1,5 +1,5 @@
 //! What may be written behind `coracle`. Names and letters are Docker's.
-#![allow(rustdoc::broken_intra_doc_links, reason = "the comments are help texts, and their brackets no links")]
+#![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links, reason = "the comments are help texts, and their brackets no links")]
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
