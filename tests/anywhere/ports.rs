@@ -64,6 +64,37 @@ fn a_detached_container_keeps_its_port_and_tells_it() {
 }
 
 #[test]
+fn a_container_that_stays_has_its_port_again_when_it_is_started_again() {
+    need!(Busybox, UserNamespaces);
+    let place = Place::new();
+    let script = "mkdir -p /www; echo it works > /www/index.html; exec httpd -f -p 8000 -h /www";
+    let container = block_on(place.sh(script).publish(8000).host("other", "10.9.9.9").create()).expect("it is made");
+    assert_eq!(container.port(8000), None, "no port is taken before the start");
+    block_on(container.start()).expect("it starts");
+    let address = container.port(8000).expect("it is published");
+    assert_eq!(page(address), "it works");
+    block_on(container.restart(Duration::ZERO)).expect("it starts again");
+    assert_eq!(container.port(8000), Some(address));
+    assert_eq!(page(address), "it works");
+    block_on(container.stop(Duration::ZERO)).expect("it ends");
+    assert!(within(PATIENCE, || TcpStream::connect(address).is_err()));
+    // Whoever has the port meanwhile is named, and the container stays as it is.
+    let taken = TcpListener::bind(address).expect("the port is free");
+    let error = block_on(container.start()).expect_err("the port is taken").to_string();
+    assert!(error.contains(&address.to_string()), "{error}");
+    drop(taken);
+    // By another handle, as another process has it.
+    let again = place.engine().attach(container.id()).expect("it is there");
+    block_on(again.start()).expect("it starts");
+    assert_eq!((again.port(8000), page(address).as_str()), (Some(address), "it works"));
+    assert!(block_on(again.exec(["grep", "10.9.9.9", "/etc/hosts"]).output()).expect("it runs").status.success());
+    block_on(again.remove()).expect("it is removed");
+    let refused = block_on(place.sh("true").network(Network::bridge()).create()).expect_err("it can't be kept").to_string();
+    assert!(refused.contains("goes with its handle"), "{refused}");
+    place.assert_clean();
+}
+
+#[test]
 fn words_say_where() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
