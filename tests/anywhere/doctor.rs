@@ -70,3 +70,14 @@ fn a_directory_that_isnt_ours_is_a_failure_with_its_remedy() {
     let error = coracle::Engine::builder().root("/etc/coracle-test").open().expect_err("root's");
     assert_eq!(error.check(), Some(Check::Directory));
 }
+
+#[test]
+fn many_may_ask_at_once() {
+    need!(UserNamespaces);
+    let place = Place::empty();
+    let reports: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| doctor::check_with(place.engine()))).collect();
+        asking.into_iter().map(|asked| asked.join().expect("it answers")).collect()
+    });
+    assert!(reports.iter().all(|report| *report == reports[0]), "{reports:#?}");
+}

@@ -18,6 +18,7 @@ use coracle_spawn::{CapabilitySet, Effect, IdMap, Mount, Namespaces, Overlay, Ro
 use serde::Serialize;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -397,8 +398,14 @@ fn directory(root: &Path) -> Row {
     }
 }
 
+/// A name that no other check has, at the same time or in another process.
+fn unique() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("doctor-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
 fn overlay(root: &Path, map: Option<&IdMap>) -> Row {
-    let place = root.join(format!(".doctor-{}", std::process::id()));
+    let place = root.join(format!(".{}", unique()));
     let made = |name: &str| Effect::MakeDirectory { path: place.join(name), mode: 0o755 };
     let overlay = Overlay::new([place.join("lower")]).userxattr(map.is_some()).volatile(true);
     let mut spawn = Spawn::new("").namespaces(Namespaces::MOUNT);
@@ -431,7 +438,7 @@ fn limit(engine: &Engine, check: Check) -> Row {
             error.remedy().map(|all| all.lines().filter(|line| !line.starts_with("or go on without")).collect::<Vec<_>>().join("\n"));
         return refused(error.to_string(), remedy.filter(|remedy| !remedy.is_empty()));
     }
-    let done = placement.plan(&format!("doctor-{}", std::process::id())).and_then(Cgroup::create).and_then(|cgroup| cgroup.remove());
+    let done = placement.plan(&unique()).and_then(Cgroup::create).and_then(|cgroup| cgroup.remove());
     let version = match engine.0.hierarchies.version {
         Version::V2 => "cgroup v2",
         Version::V1 => "cgroup v1",
