@@ -187,11 +187,7 @@ impl Exec {
         let socket = self.peer.as_ref().map(|peer| peer.socket);
         // As long as its helper is there, the report's end says nothing: a short command may have been executed and have ended before.
         let process = self.process.filter(|_| self.decided || self.helper.is_none());
-        [socket, self.owner, self.report, self.helper, process].map(|f| PollFd {
-            fd: f.map_or(-1, |f| f.0),
-            events: POLLIN,
-            revents: 0,
-        })
+        [socket, self.owner, self.report, self.helper, process].map(|f| PollFd { fd: f.map_or(-1, |f| f.0), events: POLLIN, revents: 0 })
     }
 
     /// What it is, for who lists.
