@@ -612,7 +612,9 @@ impl Exec {
             close(socket);
         }
         if !self.decided {
-            self.failed(&Failure { stage: stage::STEP, index: u32::MAX, fault: Errno(0).into() });
+            let ended = container.ending || is_exiting(container.pid);
+            let (stage, index, errno) = if ended { (stage::JOIN, 0, Errno::ESRCH) } else { (stage::STEP, u32::MAX, Errno(0)) };
+            self.failed(&Failure { stage, index, fault: errno.into() });
         }
         let status = *self.status.get_or_insert(status);
         if status & 0x7f == SIGKILL as i32 && self.killed_by == killed_by::NOBODY && (container.ending || is_exiting(container.pid)) {
