@@ -41,7 +41,7 @@ fn remove(place: &Place, container: &Container) {
 fn one_that_was_created_is_started_ends_and_is_started_again_with_its_files() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
-    let line = "echo life >> /lives; echo life $(wc -l < /lives); trap 'exit 4' TERM; while [ ! -e /stop ]; do sleep 0.05; done";
+    let line = "trap 'exit 4' TERM; echo life >> /lives; echo life $(wc -l < /lives); while [ ! -e /stop ]; do sleep 0.05; done";
     let container = block_on(sh(&place, line).name("one").label("job", "7").create()).expect("it is made");
     assert_eq!((container.state().expect("it is there"), container.pid()), (State::Created, 0));
     assert!(container.try_wait().expect("no life yet").is_none());
