@@ -401,6 +401,8 @@ impl Watch<'_> {
             self.deadlines[IDLE].0 = relay.last.saturating_add(bounds.idle.saturating_mul(MILLISECOND));
         }
         if relay.over {
+            // Who says something runs, also where its init hasn't come to tell.
+            self.running(self.pid, now());
             // Before the pipes go, by which the command would be ended otherwise.
             self.kill(killed_by::OUTPUT);
             self.finish_log();
