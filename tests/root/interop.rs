@@ -7,7 +7,7 @@
 use crate::support::image::{Compressed, Layout};
 use crate::support::importer::open;
 use crate::support::registry::{PASSWORD, Registry, USER};
-use crate::support::{directory, need, program};
+use crate::support::{Directory, directory, need, program};
 use coracle::RegistryClient;
 use coracle::image::{Archive, Image, LayerSink, OciLayout, Puller, Pusher, Reference, Store};
 use coracle::layers::LayerStore;
@@ -135,7 +135,7 @@ struct Ours {
     store: Store,
     layers: Arc<LayerStore>,
     client: RegistryClient,
-    _place: tempfile::TempDir,
+    _place: Directory,
 }
 
 impl Ours {

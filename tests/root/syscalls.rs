@@ -7,7 +7,7 @@
 use crate::support::image::{Compressed, Layout};
 use crate::support::importer::open;
 use crate::support::registry::Registry;
-use crate::support::{directory, need, program};
+use crate::support::{directory, directory_in_memory, need, program};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt as _;
@@ -160,17 +160,11 @@ fn undisturbed(source: &Source) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// A directory in memory: what is made and removed so often is slow on some disks.
-fn quick() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).expect("a directory can be made") } else { directory() }
-}
-
 fn kill_at(source: &Source, points: &[Point]) -> usize {
     let expected = undisturbed(source);
     let mut killed = 0;
     for Point { call, number } in points {
-        let place = quick();
+        let place = directory_in_memory();
         let what = format!("killed at {call} {number}");
         let inject = format!("inject={call}:signal=KILL:when={number}");
         let out = source.pull(place.path(), &strace(&["-o", "/dev/null", "-e", &inject]));
@@ -255,7 +249,7 @@ fn fail_at(source: &Source, disk: &BTreeSet<Point>, wanted: Option<usize>) -> (u
         let possible: BTreeSet<Point> = disk.iter().filter(|point| calls.contains(&point.call.as_str())).cloned().collect();
         let points = wanted.map_or_else(|| possible.iter().cloned().collect(), |wanted| sample(&possible, wanted));
         for Point { call, number } in points {
-            let place = quick();
+            let place = directory_in_memory();
             let what = format!("{error} at {call} {number}");
             let log = place.path().join("strace").display().to_string();
             let inject = format!("inject={call}:error={error}:when={number}");

@@ -5,7 +5,7 @@
 //! line that is missing, or true no more, fails.
 
 use crate::support::tree::{Difference, Fields, Tree, differences, hash, shown, tree};
-use crate::support::{corpora, directory, need, program, repository};
+use crate::support::{corpora, directory_in_memory, need, program, repository};
 use coracle::layers::{Options, remove_tree, unpack};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -287,8 +287,7 @@ fn listed(page: &str) -> BTreeMap<String, [String; 4]> {
 #[test]
 fn archives_of_others_are_unpacked_as_others_unpack_them() {
     need!(Root, Repository, Go, Corpora);
-    let memory = Path::new("/dev/shm");
-    let place = if memory.is_dir() { tempfile::tempdir_in(memory).expect("a directory can be made") } else { directory() };
+    let place = directory_in_memory();
     let archives = archives(place.path());
     assert!(archives.len() >= 100, "{} archives", archives.len());
     let seen_by_go = go(&archives, place.path());

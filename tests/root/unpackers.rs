@@ -7,7 +7,7 @@
 use crate::support::image::{Compressed, Layout};
 use crate::support::importer;
 use crate::support::tree::{Difference, Tree, differences, tree};
-use crate::support::{directory, need, program, repository};
+use crate::support::{directory_in_memory, need, program, repository};
 use coracle::image::OciLayout;
 use coracle::layers::Overlay;
 use serde_json::json;
@@ -568,8 +568,7 @@ fn inside(test: &str, compare: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return compare();
     }
-    let memory = Path::new("/dev/shm");
-    let place = if memory.is_dir() { tempfile::tempdir_in(memory).expect("a directory can be made") } else { directory() };
+    let place = directory_in_memory();
     let status = Command::new(program::find("unshare").expect("util-linux is there"))
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().expect("a test knows its program"))

@@ -5,6 +5,7 @@
 //! Cgroups and links have no such mark: for them the look waits until what is new has gone.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,17 @@ fn files(directory: &Path, seen: &mut BTreeSet<String>) {
             files(&entry.path(), seen);
         }
     }
+}
+
+/// Every file below a directory, with its owner and mode.
+pub(crate) fn listed(directory: &Path) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    files(directory, &mut seen);
+    let about = |line: String| match std::fs::symlink_metadata(line.trim_start_matches("file ")) {
+        Ok(meta) => format!("{line} {}:{} {:o}", meta.uid(), meta.gid(), meta.mode()),
+        Err(error) => format!("{line} ({error})"),
+    };
+    seen.into_iter().map(about).collect()
 }
 
 fn names(directory: &Path) -> Vec<String> {

@@ -41,7 +41,8 @@ pub(crate) mod rootfs;
 pub(crate) mod tree;
 
 use needs::Need;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Returns from the test, and says why, where one of the needs isn't met.
 macro_rules! need {
@@ -130,8 +131,44 @@ pub(crate) fn met(need: Need) -> bool {
 
 /// A directory of the test's own, which vanishes with the value. Its path occurs nowhere else on the machine, so that it also
 /// serves as a mark by which [`leftovers`] knows what is ours.
-pub(crate) fn directory() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary directory can be made")
+pub(crate) fn directory() -> Directory {
+    Directory(tempfile::Builder::new().prefix("coracle-test-").tempdir().expect("a temporary directory can be made"))
+}
+
+/// The same in memory: what is made and removed so often is slow on some disks.
+pub(crate) fn directory_in_memory() -> Directory {
+    let memory = Path::new("/dev/shm");
+    if !memory.is_dir() {
+        return directory();
+    }
+    Directory(tempfile::Builder::new().prefix("coracle-test-").tempdir_in(memory).expect("a temporary directory can be made"))
+}
+
+/// What [`directory`] makes.
+#[must_use = "it vanishes with the value"]
+pub(crate) struct Directory(tempfile::TempDir);
+
+impl Directory {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Directory {
+    /// Others may still be taking their own out of it: an engine's trash, for a plain user with files of his sub-ids. What nobody takes
+    /// away fails the test, by name.
+    fn drop(&mut self) {
+        let patience = Duration::from_secs(if std::thread::panicking() { 3 } else { 30 });
+        let gone = || match std::fs::remove_dir_all(self.path()) {
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound && !self.path().exists(),
+            Ok(()) => true,
+        };
+        let gone = place::within(patience, gone);
+        if !gone && !std::thread::panicking() {
+            let error = std::fs::remove_dir_all(self.path()).err();
+            panic!("the test's directory can't be removed: {error:?}\n  {}", leftovers::listed(self.path()).join("\n  "));
+        }
+    }
 }
 
 /// Where images are kept between runs.

@@ -1,7 +1,7 @@
 //! A place to run containers in: an engine in a directory of its own, a root of busybox, and a look at what stayed.
 
 use super::leftovers::Leftovers;
-use super::{directory, rootfs};
+use super::{Directory, directory, rootfs};
 use coracle::{Container, ContainerBuilder, Engine, Output};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) struct Place {
     engine: Engine,
     watch: Leftovers,
     // Last: it is removed when nothing uses it any more.
-    directory: tempfile::TempDir,
+    directory: Directory,
 }
 
 impl Drop for Place {
@@ -44,7 +44,7 @@ impl Place {
         Self::in_directory(directory())
     }
 
-    fn in_directory(directory: tempfile::TempDir) -> Self {
+    fn in_directory(directory: Directory) -> Self {
         let mut engine = Engine::builder().root(directory.path().join("engine"));
         // On cgroup v2 alone our own processes stand in the way of controllers; the cgroup that we were given has none of its own.
         if let (Some(given), false) = (std::env::var_os("CORACLE_CGROUP"), Path::new("/sys/fs/cgroup/unified").exists()) {

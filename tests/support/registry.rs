@@ -1,7 +1,7 @@
 //! A registry on a loopback port: Debian's `docker-registry`, filled by `skopeo`. It ends with the value.
 
 use super::image::{Compressed, Layout};
-use super::{directory, program, rootfs};
+use super::{Directory, directory, program, rootfs};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -36,7 +36,7 @@ enum Door {
 pub(crate) struct Registry {
     port: u16,
     child: Child,
-    storage: tempfile::TempDir,
+    storage: Directory,
     door: Door,
 }
 

@@ -1,9 +1,10 @@
 //! The attendant: ports of this host that are answered inside a network namespace. As root and as a plain user.
 
-use coracle_spawn::{CapabilitySet, Child, Exchange, IdMap, Mount, Namespaces, Relay, Release, Root, Spawn, Stdio};
+mod own_directories;
+
+use coracle_spawn::{CapabilitySet, Child, Exchange, Relay, Release, Spawn, Stdio};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -16,26 +17,11 @@ fn loopback() -> Vec<u8> {
 
 /// A perl(1) program in namespaces of its own.
 fn perl(script: &str) -> Spawn {
-    let mut spawn = Spawn::new("perl")
-        .args(["-MIO::Socket::INET", "-MSocket", "-e", script])
-        .env("PATH", "/usr/bin:/bin")
-        .namespaces(Namespaces::all())
-        .root(Root::tmpfs())
+    own_directories::program("perl", ["-MIO::Socket::INET", "-MSocket", "-e", script])
         .netlink(loopback(), 1)
         .capabilities(CapabilitySet::docker_default())
         .stdin(Stdio::null())
-        .stderr(Stdio::null());
-    for directory in ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64"] {
-        if let Ok(link) = std::fs::read_link(directory) {
-            spawn = spawn.mount(Mount::symlink(link, directory));
-        } else if Path::new(directory).is_dir() {
-            spawn = spawn.mount(Mount::bind(directory, directory).read_only());
-        }
-    }
-    if !rustix::process::geteuid().is_root() {
-        spawn = spawn.id_map(IdMap::for_current_user());
-    }
-    spawn.mounts(Mount::standard())
+        .stderr(Stdio::null())
 }
 
 /// Answers each connection with who asks and all that it sent.

@@ -1,34 +1,19 @@
 //! Spawning for real: as root in namespaces, as a plain user in a user namespace besides.
 
+mod own_directories;
+
 use coracle_spawn::{
     CapabilitySet, CgroupPlacement, Child, Effect, Ended, Error, Exec, ExecFault, IdMap, Init, KilledBy, Mount, Namespaces, Record, Root,
     Signal, Spawn, Stdio, Undo, sweep,
 };
 use std::future::Future;
 use std::io::{Read, Write};
-use std::path::Path;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// A shell over this machine's own directories, in namespaces of its own.
 fn shell(script: &str) -> Spawn {
-    let mut spawn = Spawn::new("sh")
-        .args(["-c", script])
-        .env("PATH", "/usr/bin:/bin")
-        .namespaces(Namespaces::all())
-        .root(Root::tmpfs())
-        .stdin(Stdio::null());
-    for directory in ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64"] {
-        if let Ok(link) = std::fs::read_link(directory) {
-            spawn = spawn.mount(Mount::symlink(link, directory));
-        } else if Path::new(directory).is_dir() {
-            spawn = spawn.mount(Mount::bind(directory, directory).read_only());
-        }
-    }
-    if !rustix::process::geteuid().is_root() {
-        spawn = spawn.id_map(IdMap::for_current_user());
-    }
-    spawn.mounts(Mount::standard())
+    own_directories::program("sh", ["-c", script]).stdin(Stdio::null())
 }
 
 fn text(mut from: impl Read) -> String {
