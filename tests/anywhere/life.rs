@@ -4,6 +4,7 @@ use crate::support::need;
 use crate::support::owner::{self, Act};
 use crate::support::place::{Place, block_on, ran, said, waker, within};
 use coracle::{Container, ContainerBuilder, Engine, Error, Output, Reason, Signal, Stdio};
+use sha2::{Digest as _, Sha256};
 use std::future::Future;
 use std::io::Read as _;
 use std::pin::pin;
@@ -427,6 +428,46 @@ fn those_that_run_are_listed_with_what_they_are() {
     assert_eq!((error.to_string(), error.remedy().is_some()), (text, true));
     block_on(container.remove()).expect("all is taken back");
     assert!(place.engine().containers().expect("it is read").is_empty());
+}
+
+#[test]
+fn a_gibibyte_goes_in_and_comes_out_as_it_was() {
+    need!(Busybox, UserNamespaces);
+    const CHUNKS: u64 = 16_384;
+    let place = Place::new();
+    let mut container = block_on(place.sh("cat").spawn()).expect("it starts");
+    let (mut stdin, mut stdout) = (container.stdin.take().expect("a pipe"), container.stdout.take().expect("a pipe"));
+    // No two pages are the same, so that none can be lost, doubled or moved.
+    let numbered = |bytes: &mut [u8], n: u64| {
+        for (page, bytes) in bytes.chunks_exact_mut(4096).enumerate() {
+            bytes[..8].copy_from_slice(&(n << 4 | page as u64).to_le_bytes());
+        }
+    };
+    let went_in = std::thread::spawn(move || {
+        let (mut digest, mut bytes) = (Sha256::new(), vec![b'x'; 1 << 16]);
+        block_on(async {
+            for n in 0..CHUNKS {
+                numbered(&mut bytes, n);
+                digest.update(&bytes);
+                stdin.write_all(&bytes).await.expect("it is read");
+            }
+        });
+        digest.finalize()
+    });
+    let (mut came_out, mut size, mut bytes) = (Sha256::new(), 0, vec![0; 1 << 16]);
+    loop {
+        let count = block_on(stdout.read(&mut bytes)).expect("it can be read");
+        if count == 0 {
+            break;
+        }
+        came_out.update(&bytes[..count]);
+        size += count as u64;
+    }
+    assert_eq!(size, CHUNKS << 16);
+    assert_eq!(came_out.finalize(), went_in.join().expect("no panic"));
+    assert!(block_on(container.wait()).expect("it ends").success());
+    block_on(container.remove()).expect("all is taken back");
+    place.assert_clean();
 }
 
 #[test]

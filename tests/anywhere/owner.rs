@@ -14,6 +14,24 @@ fn eight_threads_of_containers_change_nothing_of_their_owner() {
     place.assert_clean();
 }
 
+/// Has an owner start and end so many containers one after another, then many at once: its descriptors, children and memory are as
+/// before, and nothing is left of any. Answers with what it says of them.
+pub(super) fn lives_leave_nothing(count: usize) -> String {
+    let place = Place::new();
+    let mut command = owner::command(Act::ManyLives, place.path());
+    command.env(owner::LIVES, count.to_string());
+    let (mut owner, said) = Owner::of(command);
+    assert!(owner.wait().success());
+    place.assert_clean();
+    said
+}
+
+#[test]
+fn three_hundred_lives_leave_nothing_and_nothing_grows() {
+    need!(Busybox, UserNamespaces);
+    lives_leave_nothing(300);
+}
+
 /// What one line of strace says of a clone: the process, and the call's text.
 fn clones(trace: &str) -> Vec<(u32, String, Option<u32>)> {
     let mut unfinished: BTreeMap<(u32, String), String> = BTreeMap::new();

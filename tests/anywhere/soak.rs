@@ -2,7 +2,7 @@
 
 use crate::support::need;
 use crate::support::owner::{Act, Owner};
-use crate::support::place::{Place, block_on};
+use crate::support::place::Place;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -72,18 +72,10 @@ fn a_container_dies_within_100_ms_of_its_owner_and_within_1_s_under_load() {
 }
 
 #[test]
-#[ignore = "soak: three thousand lives in a row"]
-fn three_thousand_lives_leave_nothing() {
+#[ignore = "soak: ten thousand lives in a row"]
+fn ten_thousand_lives_leave_nothing_and_nothing_grows() {
     need!(Busybox, UserNamespaces);
-    let place = Place::new();
-    let begun = Instant::now();
-    for life in 0..3000 {
-        let code = life % 256;
-        let out = block_on(place.sh(&format!("exit {code}")).output()).expect("it runs");
-        assert_eq!(out.status.code(), Some(code));
-    }
-    println!("RESULT: 3000 lives one after the other: {:.2?} each", begun.elapsed() / 3000);
-    place.assert_clean();
+    println!("RESULT: {}", super::owner::lives_leave_nothing(10_000));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use coracle::{Container, ContainerBuilder, Engine};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What an owner does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +44,16 @@ pub(crate) enum Act {
     PanicWithLog,
     /// Fills the disk that its engine is on under a container's log.
     FullDisk,
+    /// Starts and ends as many containers as [`LIVES`] says, one after another, then [`CROWD`] at once; compares itself before and after.
+    ManyLives,
 }
 
-const ACTS: [Act; 16] = [
+/// The variable with their number.
+pub(crate) const LIVES: &str = "CORACLE_TEST_LIVES";
+/// How many at once.
+pub(crate) const CROWD: usize = 50;
+
+const ACTS: [Act; 17] = [
     Act::Status,
     Act::Hold,
     Act::HoldAndFork,
@@ -63,6 +70,7 @@ const ACTS: [Act; 16] = [
     Act::VerdictsBesideAReaper,
     Act::PanicWithLog,
     Act::FullDisk,
+    Act::ManyLives,
 ];
 
 /// This test binary as an owner; `place` is the directory of a [`Place`](super::place::Place) with a root of busybox.
@@ -262,22 +270,33 @@ fn play(act: Act, engine: &Engine, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync
         Act::EightThreads => {
             // The first start opens what stays open: the sealed program, the reactor's descriptors and its thread.
             lives(sh, 1);
-            let before = Myself::settled();
-            std::thread::scope(|scope| {
-                for _ in 0..8 {
-                    scope.spawn(|| lives(sh, 4));
-                }
+            unchanged(|| {
+                std::thread::scope(|scope| {
+                    for _ in 0..8 {
+                        scope.spawn(|| lives(sh, 4));
+                    }
+                });
             });
-            let mut after = Myself::settled();
-            // A machine under load is slow to end what was let go.
-            for _ in 0..20 {
-                if after == before {
-                    break;
-                }
-                after = Myself::settled();
-            }
-            assert_eq!(before.differences(&after), Vec::<String>::new());
             ready("");
+        }
+        Act::ManyLives => {
+            let count: u32 = std::env::var(LIVES).ok().and_then(|count| count.parse().ok()).expect("a number");
+            // An allocator keeps something for each thread that there was.
+            crowd(sh);
+            let mut said = String::new();
+            unchanged(|| {
+                let (before, begun) = (resident(), Instant::now());
+                for life in 0..count {
+                    let code = i32::try_from(life % 256).expect("it is small");
+                    assert_eq!(block_on(limited(&format!("exit {code}")).output()).expect("it runs").status.code(), Some(code));
+                }
+                let each = begun.elapsed() / count;
+                crowd(sh);
+                let more = resident().saturating_sub(before);
+                assert!(more <= 8 << 20, "{more} bytes more are resident after {count} lives");
+                said = format!("{count} lives one after another, {CROWD} at once: {each:.2?} each, {} KiB more resident", more >> 10);
+            });
+            ready(&said);
         }
         Act::Verdicts => {
             verdicts(sh);
@@ -294,6 +313,41 @@ fn play(act: Act, engine: &Engine, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync
             ready("");
         }
     }
+}
+
+/// Fails where something of this process isn't as before.
+fn unchanged(work: impl FnOnce()) {
+    let before = Myself::settled();
+    work();
+    let mut after = Myself::settled();
+    // A machine under load is slow to end what was let go.
+    for _ in 0..20 {
+        if after == before {
+            break;
+        }
+        after = Myself::settled();
+    }
+    assert_eq!(before.differences(&after), Vec::<String>::new());
+}
+
+/// Containers that all run at one time: each waits until it is told to end.
+fn crowd(sh: &(dyn Fn(&str) -> ContainerBuilder + Sync)) {
+    let mut all: Vec<_> = (0..CROWD).map(|_| block_on(sh("read word; exit 7").spawn()).expect("it starts")).collect();
+    for container in &mut all {
+        assert!(container.try_wait().expect("it is known").is_none());
+        drop(container.stdin.take());
+    }
+    for container in all {
+        assert_eq!(block_on(container.wait()).expect("it ends").code(), Some(7));
+        block_on(container.remove()).expect("all is taken back");
+    }
+}
+
+/// How many bytes of this process are in memory.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("there is /proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says it");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
 fn sleep_for_ever() -> ! {
