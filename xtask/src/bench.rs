@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: measurements beside the field's other programs, in one run, in random turn.
 //!
-//! The measuring itself is `benches/start.rs` and `benches/pull.rs`: they use the library as its users do. This room builds what they
+//! The measuring itself is `benches/start.rs`, `life.rs` and `pull.rs`: they use the library as its users do. This room builds what they
 //! need and starts them.
 
 use crate::process::is_root;
@@ -11,10 +11,12 @@ const HELP: &str = "\
 Measures, and writes dated results into benches/results/.
 
 Usage: cargo xtask bench start [--quick] [--lives N] [--only NAME,NAME] [--no-pauses] [--build] [--no-lives] [--print]
+       cargo xtask bench life [--quick] [--lives N] [--only NAME,NAME] [--print]
        cargo xtask bench pull [--rounds N] [--only NAME,NAME] [--big] [--tmpfs] [--print]
 
   start   a whole life of a container, in-process and by the program, beside bwrap, runc, crun, podman, docker and a floor; needs root,
           busybox-static and cc, and whichever of the others are to be compared
+  life    what is done with a container that lives: exec, starts from a snapshot, many lives at once, two hundred containers; beside the same
   pull    an image from a registry to files, by the program and in-process, beside podman, docker, containerd, umoci and a floor, on an ext4
           of its own; needs root, and installs the others from Debian's packages
 ";
@@ -29,16 +31,16 @@ pub(crate) fn main(arguments: &[String]) -> Result {
             print!("{HELP}");
             Ok(())
         }
-        [subject, rest @ ..] if subject == "start" => start(rest),
+        [subject, rest @ ..] if subject == "start" || subject == "life" => lives(subject, rest),
         [subject, rest @ ..] if subject == "pull" => pull(rest),
         [other, ..] => Err(format!("there is nothing named `{other}` to measure\n\n{HELP}")),
     }
 }
 
-fn start(arguments: &[String]) -> Result {
+fn lives(subject: &str, arguments: &[String]) -> Result {
     // The program is one of the contenders, as it is handed out. Built with the rest, so that both are of the same state of the tree.
     let program = dist::build()?;
-    run(Command::new("cargo").args(["bench", "--quiet", "--bench", "start", "--"]).args(arguments).env("CORACLE_PROGRAM", program))
+    run(Command::new("cargo").args(["bench", "--quiet", "--bench", subject, "--"]).args(arguments).env("CORACLE_PROGRAM", program))
 }
 
 fn pull(arguments: &[String]) -> Result {
