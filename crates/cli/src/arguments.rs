@@ -2,6 +2,7 @@
 #![allow(rustdoc::invalid_html_tags, rustdoc::broken_intra_doc_links, reason = "the comments are help texts, and their brackets no links")]
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use coracle_container::Platform;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -425,6 +426,14 @@ pub(crate) struct Pull {
     /// debian:12, localhost:5000/debian, name@sha256:…
     pub(crate) image: String,
 
+    /// The image for another platform: linux/arm64, linux/arm/v7
+    #[arg(long, value_name = "OS/ARCHITECTURE", conflicts_with = "all_platforms")]
+    pub(crate) platform: Option<Platform>,
+
+    /// The images for all platforms, for `coracle push --all-platforms`; that for this machine is unpacked
+    #[arg(long)]
+    pub(crate) all_platforms: bool,
+
     /// No progress
     #[arg(short, long)]
     pub(crate) quiet: bool,
@@ -440,6 +449,10 @@ pub(crate) struct Push {
 
     /// Another name for it there, as `podman push` takes one
     pub(crate) destination: Option<String>,
+
+    /// The images for all platforms, and the index that names them: what `coracle pull --all-platforms` brought
+    #[arg(long)]
+    pub(crate) all_platforms: bool,
 
     /// No progress
     #[arg(short, long)]

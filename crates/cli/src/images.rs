@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::progress::Meter;
 use crate::template::Style;
 use crate::{json, table};
-use coracle_container::{Removed, SweptKind};
+use coracle_container::{Platforms, Removed, SweptKind};
 use indicatif::DecimalBytes;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -17,7 +17,12 @@ pub(crate) fn pull(root: Option<PathBuf>, arguments: Pull) -> Result<u8, Failure
     let engine = crate::engine(root).map_err(failed)?;
     let meter = Meter::new(arguments.quiet);
     let image = crate::block_on(async {
-        let image = engine.pull(&arguments.image, meter.callback()).await;
+        let platforms = match arguments.platform {
+            Some(platform) => Platforms::One(platform),
+            None if arguments.all_platforms => Platforms::All,
+            None => Platforms::Host,
+        };
+        let image = engine.pull_platforms(&arguments.image, platforms, meter.callback()).await;
         drop(meter);
         image.map_err(failed)
     })?;
@@ -32,7 +37,11 @@ pub(crate) fn push(root: Option<PathBuf>, arguments: Push) -> Result<u8, Failure
     let engine = crate::engine(root).map_err(failed)?;
     let meter = Meter::of_push(arguments.quiet);
     let digest = crate::block_on(async {
-        let digest = engine.push(&arguments.image, arguments.destination.as_deref(), meter.callback()).await;
+        let to = arguments.destination.as_deref();
+        let digest = match arguments.all_platforms {
+            true => engine.push_all_platforms(&arguments.image, to, meter.callback()).await,
+            false => engine.push(&arguments.image, to, meter.callback()).await,
+        };
         drop(meter);
         digest.map_err(failed)
     })?;

@@ -132,13 +132,34 @@ impl Engine {
     /// Asks the registry for the image by this name, as docker-pull(1) takes it, and brings in what is missing; also where an older
     /// one of that name is here. `on_progress` is called with each step, from another thread: don't block in it.
     ///
+    /// A name without a registry means what [`RegistryClient::candidates`](coracle_image::RegistryClient::candidates) says.
+    ///
     /// Cancel-safe: dropping the future stops the pull; what has arrived stays for the next.
     ///
     /// # Errors
     /// [`Error::Description`] for a name that can't be one; [`Error::Image`] and [`Error::Layers`].
     pub async fn pull(&self, reference: &str, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> Result<ImageSummary, Error> {
-        let reference = image::parse(reference).map_err(|problem| Error::Description { problems: vec![problem] })?;
-        let ready = image::pull(self, reference, Platform::host(), Some(Arc::new(on_progress)), true).await?;
+        self.pull_platforms(reference, Platforms::Host, on_progress).await
+    }
+
+    /// As [`pull`](Engine::pull), the images of other platforms.
+    ///
+    /// # Errors
+    /// As [`pull`](Engine::pull).
+    pub async fn pull_platforms(
+        &self,
+        reference: &str,
+        platforms: Platforms,
+        on_progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<ImageSummary, Error> {
+        let reference = image::meant(self, reference)?;
+        let whole = platforms == Platforms::All;
+        let platform = match platforms {
+            Platforms::Host | Platforms::All => Platform::host(),
+            Platforms::One(platform) => platform,
+        };
+        let want = image::Want { platform, whole, always: true };
+        let ready = image::pull(self, reference, want, Some(Arc::new(on_progress))).await?;
         Ok(ImageSummary::new(&ready.image))
     }
 
@@ -156,10 +177,36 @@ impl Engine {
         to: Option<&str>,
         on_progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Digest, Error> {
-        let parse = |name| image::parse(name).map_err(|problem| Error::Description { problems: vec![problem] });
-        let image = parse(image)?;
+        self.push_as(image, to, false, on_progress).await
+    }
+
+    /// As [`push`](Engine::push), all that the name means: the images of all platforms, and the index that names them. It has to be here,
+    /// by [`pull_platforms`](Engine::pull_platforms) with [`Platforms::All`].
+    ///
+    /// # Errors
+    /// As [`push`](Engine::push).
+    #[cfg(feature = "registry")]
+    pub async fn push_all_platforms(
+        &self,
+        image: &str,
+        to: Option<&str>,
+        on_progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<Digest, Error> {
+        self.push_as(image, to, true, on_progress).await
+    }
+
+    #[cfg(feature = "registry")]
+    async fn push_as(
+        &self,
+        image: &str,
+        to: Option<&str>,
+        whole: bool,
+        on_progress: impl Fn(Progress) + Send + Sync + 'static,
+    ) -> Result<Digest, Error> {
+        let parse = |name: &str| image::parse(name).map_err(|problem| Error::Description { problems: vec![problem] });
+        let image = parse(&image::known(self, image))?;
         let to = to.map(parse).transpose()?.unwrap_or_else(|| image.clone());
-        image::push(self, image, to, Arc::new(on_progress)).await
+        image::push(self, image, to, whole, Arc::new(on_progress)).await
     }
 
     /// The containers that run below this directory, of this process and of others. What dead ones left is taken back first.
@@ -384,6 +431,19 @@ fn default_root() -> Result<PathBuf, Error> {
         path: "images and containers".into(),
         source: io::Error::new(io::ErrorKind::NotFound, "CORACLE_ROOT, XDG_DATA_HOME and HOME are all unset"),
     })
+}
+
+/// Of which platforms a pull brings the images.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Platforms {
+    /// The one for this machine.
+    #[default]
+    Host,
+    /// The one for another. It's unpacked, too.
+    One(Platform),
+    /// All, and what else the name means, so that [`Engine::push_all_platforms`] can send it. That for this machine alone is unpacked.
+    All,
 }
 
 /// An image that is here.

@@ -28,10 +28,44 @@ pub(crate) fn parse(reference: &str) -> Result<Reference, Problem> {
     reference.parse().map_err(|error: coracle_image::ParseReferenceError| Problem { what: error.to_string(), remedy: error.remedy() })
 }
 
+/// What a name means that is asked of a registry.
+pub(crate) fn meant(engine: &Engine, name: &str) -> Result<Reference, Error> {
+    let plain = parse(name).map_err(|problem| Error::Description { problems: vec![problem] })?;
+    #[cfg(feature = "registry")]
+    let plain = if plain.to_string() == name { plain } else { engine.0.registries.qualify(name)? };
+    #[cfg(not(feature = "registry"))]
+    let _ = engine;
+    Ok(plain)
+}
+
+/// What a name may mean that is looked for here; what is wrong with files of settings is nobody's business who has the image.
+fn candidates(engine: &Engine, name: &str) -> Vec<Reference> {
+    #[cfg(feature = "registry")]
+    return engine.0.registries.candidates(name).unwrap_or_default();
+    #[cfg(not(feature = "registry"))]
+    {
+        let _ = (engine, name);
+        Vec::new()
+    }
+}
+
+/// The name under which the store knows what may be meant: something else than was said only where that is there.
+pub(crate) fn known(engine: &Engine, name: &str) -> String {
+    let Ok(plain) = name.parse::<Reference>() else { return name.to_owned() };
+    let Ok((store, _)) = engine.images_store() else { return name.to_owned() };
+    let there = |reference: &&Reference| **reference != plain && matches!(store.find(reference, &Platform::host()), Ok(Some(_)));
+    candidates(engine, name).iter().find(there).map_or_else(|| name.to_owned(), Reference::to_string)
+}
+
 /// The image by this name: from the store if it is there, else from its registry.
-pub(crate) async fn from_reference(engine: &Engine, reference: Reference, progress: Option<OnProgress>) -> Result<Ready, Error> {
+pub(crate) async fn by_name(engine: &Engine, name: &str, progress: Option<OnProgress>) -> Result<Ready, Error> {
     let (store, layers) = engine.images_store()?;
     let platform = Platform::host();
+    let local = known(engine, name);
+    let reference = match local.parse::<Reference>() {
+        Ok(reference) if local != name || store.find(&reference, &platform)?.is_some() => reference,
+        _ => meant(engine, name)?,
+    };
     if let Some(image) = store.find(&reference, &platform)? {
         // Before looking: what is looked at from here on stays until the container is gone.
         let lease = store.lease(&image)?;
@@ -39,18 +73,20 @@ pub(crate) async fn from_reference(engine: &Engine, reference: Reference, progre
             return ready(engine, layers, lease, image);
         }
     }
-    pull(engine, reference, platform, progress, false).await
+    pull(engine, reference, Want { platform, whole: false, always: false }, progress).await
+}
+
+/// Which of what a reference means, and whether the registry is asked though it's here.
+#[derive(Debug, Clone)]
+pub(crate) struct Want {
+    pub(crate) platform: Platform,
+    pub(crate) whole: bool,
+    pub(crate) always: bool,
 }
 
 /// Asks the registry, and brings in what is missing.
 #[cfg(feature = "registry")]
-pub(crate) async fn pull(
-    engine: &Engine,
-    reference: Reference,
-    platform: Platform,
-    progress: Option<OnProgress>,
-    always: bool,
-) -> Result<Ready, Error> {
+pub(crate) async fn pull(engine: &Engine, reference: Reference, want: Want, progress: Option<OnProgress>) -> Result<Ready, Error> {
     let engine = engine.clone();
     // Dropping the sender, with this future, stops the pull where it is.
     let (keep, dropped) = tokio::sync::oneshot::channel::<()>();
@@ -63,14 +99,14 @@ pub(crate) async fn pull(
             path: reference.to_string().into(),
             source,
         })?;
-        let mut puller = coracle_image::Puller::new().client(engine.0.registries.clone()).platform(platform);
+        let mut puller = coracle_image::Puller::new().client(engine.0.registries.clone()).platform(want.platform).whole(want.whole);
         if let Some(progress) = progress {
             puller = puller.progress(move |event| progress(event));
         }
         let sink: Arc<dyn coracle_image::LayerSink> = Arc::new(layers.clone());
         let image = runtime.block_on(async {
             let pulled = async {
-                if always { puller.pull(store, &reference, sink).await } else { puller.pull_missing(store, &reference, sink).await }
+                if want.always { puller.pull(store, &reference, sink).await } else { puller.pull_missing(store, &reference, sink).await }
             };
             until(dropped, pulled).await
         });
@@ -102,7 +138,13 @@ async fn until<T>(dropped: tokio::sync::oneshot::Receiver<()>, work: impl Future
 
 /// Sends an image of the store to a registry.
 #[cfg(feature = "registry")]
-pub(crate) async fn push(engine: &Engine, image: Reference, to: Reference, progress: OnProgress) -> Result<coracle_image::Digest, Error> {
+pub(crate) async fn push(
+    engine: &Engine,
+    image: Reference,
+    to: Reference,
+    whole: bool,
+    progress: OnProgress,
+) -> Result<coracle_image::Digest, Error> {
     let engine = engine.clone();
     // Dropping the sender, with this future, stops the push where it is.
     let (keep, dropped) = tokio::sync::oneshot::channel::<()>();
@@ -113,7 +155,7 @@ pub(crate) async fn push(engine: &Engine, image: Reference, to: Reference, progr
             path: to.to_string().into(),
             source,
         })?;
-        let pusher = coracle_image::Pusher::new().client(engine.0.registries.clone()).progress(move |event| progress(event));
+        let pusher = coracle_image::Pusher::new().client(engine.0.registries.clone()).whole(whole).progress(move |event| progress(event));
         let pushed = runtime.block_on(until(dropped, pusher.push(store, &image, &to)));
         // Nobody waits for the answer where there is none.
         Ok(pushed.ok_or(Error::Lost)??)
@@ -130,7 +172,7 @@ pub(crate) async fn push(engine: &Engine, image: Reference, to: Reference, progr
 
 /// Without the feature `registry` there is nobody to ask.
 #[cfg(not(feature = "registry"))]
-pub(crate) async fn pull(_: &Engine, reference: Reference, _: Platform, _: Option<OnProgress>, _: bool) -> Result<Ready, Error> {
+pub(crate) async fn pull(_: &Engine, reference: Reference, _: Want, _: Option<OnProgress>) -> Result<Ready, Error> {
     Err(Error::Description {
         problems: vec![Problem {
             what: format!("the image {reference} isn't here, and this program was built without the feature `registry`"),

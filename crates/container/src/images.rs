@@ -30,7 +30,7 @@ impl Engine {
     /// [`Error::Image`] where no image has that name, or several may be meant.
     pub fn inspect_image(&self, name: &str) -> Result<Inspection, Error> {
         let (store, layers) = self.images_store()?;
-        let mut inspection = store.inspect(name, &Platform::host(), layers)?;
+        let mut inspection = store.inspect(&image::known(self, name), &Platform::host(), layers)?;
         for layer in &mut inspection.layers {
             if layer.unpacked
                 && let Ok(diff_id) = layer.diff_id.parse()
@@ -52,7 +52,7 @@ impl Engine {
             return Err(Error::Description { problems: vec![Problem { what, remedy: Some("write NAME:TAG".into()) }] });
         }
         let (store, _) = self.images_store()?;
-        Ok(ImageSummary::new(&store.tag(source, &target, &Platform::host())?))
+        Ok(ImageSummary::new(&store.tag(&image::known(self, source), &target, &Platform::host())?))
     }
 
     /// Removes a name, and with its last name the image; or an image by the beginning of its id. docker-rmi(1). It takes
@@ -65,6 +65,7 @@ impl Engine {
     /// [`Error::Image`]: no such image, several may be meant, or it's in use by a container or a pull.
     pub fn remove_image(&self, name: &str, force: bool) -> Result<Removed, Error> {
         let (store, layers) = self.images_store()?;
+        let name = &image::known(self, name);
         let mut removed = store.remove(name, force, layers);
         if let Err(coracle_image::Error::InUse { why, .. }) = &mut removed {
             let users = self.users_of(name);
@@ -238,7 +239,7 @@ impl Engine {
     fn save(&self, names: &[String], to: &mut dyn Write, shown: &str) -> Result<(), Error> {
         let (store, _) = self.images_store()?;
         let store = store.session()?;
-        let images: Result<Vec<Image>, _> = names.iter().map(|name| store.lookup(name, &Platform::host())).collect();
+        let images: Result<Vec<Image>, _> = names.iter().map(|name| store.lookup(&image::known(self, name), &Platform::host())).collect();
         Ok(store.export(&images?)?.archive(to, shown)?)
     }
 
@@ -264,7 +265,7 @@ impl Engine {
         let Ok(containers) = self.containers() else {
             return Vec::new();
         };
-        let digest = |name: &str| Some(self.images_store().ok()?.0.lookup(name, &Platform::host()).ok()?.digest);
+        let digest = |name: &str| Some(self.images_store().ok()?.0.lookup(&image::known(self, name), &Platform::host()).ok()?.digest);
         let wanted = digest(name);
         let uses = containers.into_iter().filter(|container| wanted.is_some() && digest(&container.image) == wanted);
         uses.map(|container| container.id.chars().take(12).collect()).collect()

@@ -67,13 +67,13 @@ fn check(builder: &ContainerBuilder) -> Result<(), Error> {
 
 /// Makes one, without starting it.
 pub(crate) async fn create(builder: ContainerBuilder) -> Result<Container, Error> {
-    let checked = lower::check(&builder)?;
+    lower::check(&builder)?;
     check(&builder)?;
     let engine = match &builder.engine {
         Some(engine) => engine.clone(),
         None => Engine::shared()?,
     };
-    let mut ground = lower::ground(&engine, &builder, &checked).await?;
+    let mut ground = lower::ground(&engine, &builder).await?;
     let id = lower::new_id();
     let resolved = ground.resolve(&builder, &id)?;
     let command = resolved.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();

@@ -83,8 +83,6 @@ mod stats;
 mod stdio;
 mod tar_stream;
 mod time;
-#[cfg(feature = "registry")]
-mod tls;
 mod tree;
 mod wait;
 
@@ -96,10 +94,10 @@ pub use copy::{CopyIn, CopyOut, FileInfo, FileKind, Files};
 pub use coracle_cgroups::{Control, Enforced, Refusal};
 #[cfg(feature = "registry")]
 pub use coracle_image::RegistryClient;
-pub use coracle_image::{Durability, Fault, ImageConfig, Inspection, LayerState, Progress, Removed, Swept, SweptKind};
+pub use coracle_image::{Durability, Fault, ImageConfig, Inspection, LayerState, Platform, Progress, Removed, Swept, SweptKind};
 pub use coracle_layers::{ChangeKind, Compression, PathChange};
 pub use coracle_spawn::{Capability, ConnectFault, Health, HealthState, HealthTest, Left, LogLine, OutputStream, Resource, Rlimit, Signal};
-pub use engine::{Engine, EngineBuilder, ImageSummary};
+pub use engine::{Engine, EngineBuilder, ImageSummary, Platforms};
 pub use error::{Error, Problem};
 pub use events::{Event, EventKind, Events};
 pub use exec::{Exec, ExecBuilder, ExecSummary};

@@ -18,7 +18,7 @@ use crate::state::Description;
 use crate::stdio::Stdio;
 use crate::wait::Wait;
 use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Live, Refusal, Step, Version};
-use coracle_image::{Healthcheck, ImageConfig, Lease, Reference};
+use coracle_image::{Healthcheck, ImageConfig, Lease};
 use coracle_spawn::seccomp::Filter;
 use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, ENDED, Effect, HealthTest, Init, Mount, Namespaces, Signal, Spawn, Undo};
 use std::ffi::{OsStr, OsString};
@@ -29,7 +29,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What was read out of a description's words.
 pub(crate) struct Checked {
-    reference: Option<Reference>,
     limits: Limits,
     capabilities: CapabilitySet,
     mounts: Vec<Mount>,
@@ -81,12 +80,12 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
     let mut problems = Vec::new();
     let mut problem = |what: String, remedy: Option<&str>| problems.push(Problem { what, remedy: remedy.map(str::to_owned) });
 
-    let mut reference = None;
     match &builder.source {
-        Source::Image(name) => match image::parse(name) {
-            Ok(parsed) => reference = Some(parsed),
-            Err(p) => problem(p.what, p.remedy.as_deref()),
-        },
+        Source::Image(name) => {
+            if let Err(p) = image::parse(name) {
+                problem(p.what, p.remedy.as_deref());
+            }
+        }
         Source::Layers { .. } => {}
         Source::Snapshot(_) => {}
         Source::Rootfs(path) | Source::OciLayout(path) => {
@@ -220,7 +219,7 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
     problems.extend(builder.publish.iter().filter_map(Publish::problem));
     problems.extend(names::check(builder));
     if problems.is_empty() {
-        Ok(Checked { reference, limits, capabilities, mounts, networks, log_size, output_limit })
+        Ok(Checked { limits, capabilities, mounts, networks, log_size, output_limit })
     } else {
         Err(Error::Description { problems })
     }
@@ -237,7 +236,7 @@ pub(crate) struct Ground {
 }
 
 /// Finds what a container stands on. Images are fetched and unpacked.
-pub(crate) async fn ground(engine: &Engine, builder: &ContainerBuilder, checked: &Checked) -> Result<Ground, Error> {
+pub(crate) async fn ground(engine: &Engine, builder: &ContainerBuilder) -> Result<Ground, Error> {
     let mut base = Base::default();
     let (lower, config, lease, name) = match &builder.source {
         Source::Rootfs(path) => {
@@ -251,8 +250,7 @@ pub(crate) async fn ground(engine: &Engine, builder: &ContainerBuilder, checked:
             (lower, None, None, path.display().to_string())
         }
         Source::Image(name) => {
-            let reference = checked.reference.clone().ok_or(Error::Lost)?;
-            let Ready { image, lower, lease } = image::from_reference(engine, reference, builder.progress.clone()).await?;
+            let Ready { image, lower, lease } = image::by_name(engine, name, builder.progress.clone()).await?;
             base.manifest = Some(image.digest.to_string());
             (Lower::Layers(lower), Some(image.config), Some(lease), name.clone())
         }
@@ -348,7 +346,7 @@ pub(crate) async fn lower(
     let cgroups = placement.plan(&id).map_err(cgroups_error)?;
     let live = cgroups.live();
 
-    let Ground { lower, config, lease, name, base } = ground(engine, builder, &checked).await?;
+    let Ground { lower, config, lease, name, base } = ground(engine, builder).await?;
     let words = command(builder, config.as_ref())?;
     let stop_signal = stop_signal(builder, config.as_ref());
     let mut spawn = Spawn::new(&words[0]).args(&words[1..]);

@@ -332,7 +332,7 @@ pub struct HttpWait {
     headers: Vec<(String, String)>,
     body: Option<(String, Judge)>,
     #[cfg(feature = "registry")]
-    tls: Option<crate::tls::Tls>,
+    tls: Option<coracle_image::Trust>,
     problem: Option<String>,
 }
 
@@ -422,7 +422,7 @@ impl HttpWait {
     /// By HTTPS, with whatever certificate: those of fixtures are often made by themselves.
     #[cfg(feature = "registry")]
     pub fn any_certificate(mut self) -> Self {
-        self.tls.get_or_insert_default().any = true;
+        self.tls.get_or_insert_default().anybody();
         self
     }
 

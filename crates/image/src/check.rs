@@ -9,7 +9,8 @@ use crate::collect::{Needs, files};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, disk};
 use crate::sink::LayerSink;
-use crate::store::Store;
+use crate::store::{Record, Store};
+use crate::whole::Whole;
 
 /// One thing that isn't as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +77,9 @@ impl Store {
             match self.look(&record)? {
                 None => checked.faults.push(Fault::new(&path, format!("names {reference}, whose manifest or config isn't there"))),
                 Some(image) => {
+                    if record.whole {
+                        checked.faults.extend(self.lacks(&path, &record)?);
+                    }
                     for layer in image.layers {
                         if !sink.contains(&layer) && !self.blob_path(&layer.digest).exists() {
                             let what = format!("names {reference}, whose layer {} ({}) isn't there", layer.index, layer.digest);
@@ -86,6 +90,17 @@ impl Store {
             }
         }
         Ok(checked)
+    }
+
+    /// What isn't there of an index that was to be here whole.
+    fn lacks(&self, path: &Path, record: &Record) -> Result<Vec<Fault>, Error> {
+        let Some(top) = record.resolved() else { return Ok(Vec::new()) };
+        let whole = Whole::of(&top, |digest| self.peeked(digest))?;
+        let blobs = whole.blobs.into_iter().map(|(blob, _)| blob.digest).filter(|digest| !self.blob_path(digest).exists());
+        let lost = whole.missing.into_iter().chain(blobs);
+        Ok(lost
+            .map(|digest| Fault::new(path, format!("names {} for all platforms, whose {digest} isn't there", record.reference)))
+            .collect())
     }
 
     fn check_blob(&self, path: &Path, digest: &Digest, repair: bool, buffer: &mut [u8], checked: &mut Checked) -> Result<(), Error> {

@@ -26,6 +26,7 @@ use crate::manifest::{Document, MANIFEST_MAX};
 use crate::reference::Reference;
 use crate::sink::{LayerSink, Swept, SweptKind};
 use crate::store::{Record, Store, has_id};
+use crate::whole::Whole;
 
 /// What is needed by images and by whoever holds leases; everything else may go.
 #[derive(Debug, Default)]
@@ -70,6 +71,17 @@ impl Needs {
         self.blobs.insert(digest.clone());
         self.layers.insert(digest.clone());
         self.chains.insert(digest.clone());
+    }
+
+    /// Adds what a record names.
+    fn record(&mut self, store: &Store, record: &Record) {
+        let resolved = record.resolved();
+        if let Some(top) = resolved.as_ref().filter(|_| record.whole) {
+            let Ok(whole) = Whole::of(top, |digest| Ok::<_, std::convert::Infallible>(raw(store, digest, MANIFEST_MAX)));
+            self.blobs.extend(whole.documents.into_iter().map(|(digest, ..)| digest));
+            self.blobs.extend(whole.blobs.into_iter().map(|(blob, _)| blob.digest));
+        }
+        self.blobs.extend(resolved);
     }
 
     /// Adds a manifest, and what it leads to.
@@ -177,7 +189,7 @@ impl Store {
         for manifest in &last {
             only.manifest(self, manifest);
         }
-        only.blobs.extend(chosen.iter().filter_map(|(_, record)| record.resolved()));
+        chosen.iter().for_each(|(_, record)| only.record(self, record));
         let mut removed = Removed::default();
         for (path, record) in &chosen {
             if self.throw_away(path)? {
@@ -234,7 +246,7 @@ impl Store {
         let mut needs = Needs::default();
         for (_, record) in self.records()? {
             let Some(record) = record else { continue };
-            needs.blobs.extend(record.resolved());
+            needs.record(self, &record);
             if let Ok(manifest) = record.manifest.parse() {
                 needs.manifest(self, &manifest);
             }

@@ -37,7 +37,7 @@ impl Descriptor {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RawDescriptor {
     #[serde(default)]
-    media_type: Option<String>,
+    pub(crate) media_type: Option<String>,
     digest: String,
     size: u64,
     #[serde(default)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::digest::Digest;
 use crate::manifest::DocumentError;
 use crate::platform::Platform;
+use crate::reference::Reference;
 use crate::sink::SinkError;
 
 /// Why a verifier doesn't accept an image: whatever it wants to say.
@@ -178,6 +179,28 @@ pub enum Error {
         platform: Box<Platform>,
         /// The store's directory.
         store: PathBuf,
+    },
+
+    /// The image is here for some platforms, and all of it was to be pushed.
+    #[error("can't push {image} for all platforms: of its index {} in the store {}", lacks(missing), store.display())]
+    #[non_exhaustive]
+    NotWhole {
+        /// The reference.
+        image: String,
+        /// The manifests and blobs that aren't here.
+        missing: Vec<Digest>,
+        /// The store's directory.
+        store: PathBuf,
+    },
+
+    /// A name without a registry, which configuration files give several meanings, or none.
+    #[error("the name {name} {}", meanings(candidates))]
+    #[non_exhaustive]
+    ShortName {
+        /// As it was written.
+        name: String,
+        /// What it may mean.
+        candidates: Vec<Reference>,
     },
 
     /// A file with credentials, or a helper program that keeps them, can't be used.
@@ -424,6 +447,11 @@ impl Error {
             Error::Interrupted { verb, .. } => format!("{verb} again: it goes on where it broke off"),
             Error::Mirrors { error, .. } => return error.remedy(),
             Error::NotInStore { .. } => "pull it, or import it".into(),
+            Error::NotWhole { .. } => "pull it for all platforms: `Puller::whole`, `coracle pull --all-platforms`".into(),
+            Error::ShortName { candidates, .. } if candidates.is_empty() => {
+                "write its registry: `docker.io/NAME`; or add one to `unqualified-search-registries` in registries.conf".into()
+            }
+            Error::ShortName { .. } => "write the one that is meant, or name it under `[aliases]` in registries.conf".into(),
             Error::Tls { .. } => "add the authority that signed the registry's certificate to this machine's trusted ones, or give \
                 it to `RegistryClient::trust`; a registry without TLS needs `RegistryClient::insecure`"
                 .into(),
@@ -474,6 +502,22 @@ impl Error {
             | Error::Setting { .. }
             | Error::NotAccepted { .. } => return None,
         })
+    }
+}
+
+/// `sha256:… and 3 more aren't`
+fn lacks(missing: &[Digest]) -> String {
+    match missing {
+        [] => "something isn't".into(),
+        [one] => format!("{one} isn't"),
+        [first, rest @ ..] => format!("{first} and {} more aren't", rest.len()),
+    }
+}
+
+fn meanings(candidates: &[Reference]) -> String {
+    match candidates {
+        [] => "has no registry, and none is configured for such names".into(),
+        some => format!("has no registry, and may mean {}", some.iter().map(Reference::to_string).collect::<Vec<_>>().join(" or ")),
     }
 }
 

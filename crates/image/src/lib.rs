@@ -64,7 +64,10 @@ mod registry;
 mod rootfs;
 mod sink;
 mod store;
+#[cfg(feature = "registry")]
+mod tls;
 mod trash;
+mod whole;
 
 #[cfg(feature = "archive")]
 pub use archive::Archive;
@@ -97,6 +100,9 @@ pub use registry::{Candidate, Puller, Pulling, Pusher, RawManifest, RegistryClie
 pub use rootfs::RootfsArchive;
 pub use sink::{LayerInfo, LayerSink, LayerWriter, NoSink, SinkError, Swept, SweptKind};
 pub use store::{Durability, Store};
+#[cfg(feature = "registry")]
+#[doc(hidden)]
+pub use tls::Trust;
 
 /// The README's program compiles.
 #[cfg(all(doctest, feature = "registry"))]

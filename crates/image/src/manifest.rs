@@ -121,14 +121,21 @@ impl Document {
             _ => Err(DocumentError("it has neither `config` and `layers` nor `manifests`".into())),
         }
     }
-}
 
-/// What a manifest is to be called where it doesn't say it itself: Docker's, if its config is.
-#[cfg(feature = "registry")]
-pub(crate) fn media_type_of(bytes: &[u8], manifest: &Manifest) -> &'static str {
-    let said = from_json::<Raw>(bytes).ok().and_then(|raw| raw.media_type).unwrap_or_default();
-    let docker = said == DOCKER_MANIFEST || said.is_empty() && manifest.config.media_type.starts_with("application/vnd.docker.");
-    if docker { DOCKER_MANIFEST } else { OCI_MANIFEST }
+    /// What a document is to be called: what it says itself, else Docker's name if its config is Docker's.
+    #[cfg(feature = "registry")]
+    pub(crate) fn media_type(bytes: &[u8]) -> &'static str {
+        let raw = from_json::<Raw>(bytes).ok();
+        let said = raw.as_ref().and_then(|raw| raw.media_type.as_deref()).unwrap_or_default();
+        let config = raw.as_ref().and_then(|raw| raw.config.as_ref()?.media_type.as_deref()).unwrap_or_default();
+        match (raw.as_ref().is_some_and(|raw| raw.manifests.is_some()), said) {
+            (true, DOCKER_LIST) => DOCKER_LIST,
+            (true, _) => OCI_INDEX,
+            (false, DOCKER_MANIFEST) => DOCKER_MANIFEST,
+            (false, "") if config.starts_with("application/vnd.docker.") => DOCKER_MANIFEST,
+            (false, _) => OCI_MANIFEST,
+        }
+    }
 }
 
 impl Manifest {
@@ -191,7 +198,7 @@ impl Index {
     }
 }
 
-fn is_manifest_or_index(media_type: &str) -> bool {
+pub(crate) fn is_manifest_or_index(media_type: &str) -> bool {
     matches!(media_type, "" | OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST)
 }
 

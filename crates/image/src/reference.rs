@@ -149,7 +149,6 @@ fn parse(text: &str) -> Result<Reference, Failure> {
         check_tag(tag).map_err(|why| (why, None))?;
     }
 
-    let is_host = |part: &str| part == "localhost" || part.contains(['.', ':', '[']) || part.bytes().any(|b| b.is_ascii_uppercase());
     let (registry, path) = match name.split_once('/') {
         Some((first, rest)) if is_host(first) => (first, rest),
         _ => ("docker.io", name),
@@ -178,6 +177,20 @@ fn parse(text: &str) -> Result<Reference, Failure> {
         (None, Some(_)) => None,
     };
     Ok(Reference { registry: registry.to_owned(), repository, tag, digest })
+}
+
+/// Whether the first part of a name is a registry, and no part of a repository.
+fn is_host(part: &str) -> bool {
+    part == "localhost" || part.contains(['.', ':', '[']) || part.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+/// A name that says no registry, cut before its tag and its digest; none of one that says it.
+#[cfg(feature = "registry")]
+pub(crate) fn short_name(text: &str) -> Option<(&str, &str)> {
+    if text.split_once('/').is_some_and(|(first, _)| is_host(first)) {
+        return None;
+    }
+    Some(text.split_at(text.find([':', '@']).unwrap_or(text.len())))
 }
 
 /// Whether a text can be a tag.

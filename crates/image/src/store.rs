@@ -30,7 +30,8 @@
 //!
 //! A record is JSON: `{"reference", "platform", "resolved", "manifest"}`: `resolved` is the digest that the registry gave for the
 //! reference (an index's or a manifest's), `manifest` that of the manifest for the platform. Unknown members are ignored. The time of
-//! the file's last change is when the reference began to mean this.
+//! the file's last change is when the reference began to mean this. `"whole": true` says that the images of all platforms, and what else
+//! the index `resolved` names, are in the store and stay.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -118,6 +119,9 @@ pub(crate) struct Record {
     pub(crate) platform: String,
     pub(crate) resolved: String,
     pub(crate) manifest: String,
+    /// Whether all that `resolved` leads to belongs to it, and not the one manifest alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) whole: bool,
 }
 
 impl Record {
@@ -127,6 +131,7 @@ impl Record {
             platform: platform.to_string(),
             resolved: resolved.to_string(),
             manifest: manifest.to_string(),
+            whole: false,
         }
     }
 
@@ -308,6 +313,17 @@ impl Store {
         }
     }
 
+    /// What a reference meant when it was last asked for, for whatever platform: the digest of a manifest or an index.
+    #[cfg(feature = "registry")]
+    pub(crate) fn meaning(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
+        let reference = reference.to_string();
+        let mut records: Vec<Record> = self.records()?.into_iter().filter_map(|(_, record)| record).collect();
+        records.retain(|record| record.reference == reference);
+        // One that came whole goes before one that came for its platform.
+        records.sort_by(|a, b| (!a.whole, &a.platform).cmp(&(!b.whole, &b.platform)));
+        Ok(records.first().and_then(Record::resolved))
+    }
+
     /// The image of a name: a reference, for `platform` if it's there for that, else the beginning of an image's id (its config's
     /// digest, as Docker has it) or of its manifest's digest, with or without `sha256:`.
     ///
@@ -354,8 +370,10 @@ impl Store {
     pub fn tag(&self, source: &str, target: &Reference, platform: &Platform) -> Result<Image, Error> {
         let session = self.session()?;
         let image = session.lookup(source, platform)?;
-        let resolved = session.record(&image.reference, &image.platform)?.and_then(|record| record.resolved());
-        let record = Record::new(target, &image.platform, resolved.as_ref().unwrap_or(&image.digest), &image.digest);
+        let before = session.record(&image.reference, &image.platform)?;
+        let resolved = before.as_ref().and_then(Record::resolved);
+        let mut record = Record::new(target, &image.platform, resolved.as_ref().unwrap_or(&image.digest), &image.digest);
+        record.whole = before.is_some_and(|before| before.whole);
         session.publish(&record)?;
         session.hand_over(self)?;
         Ok(Image { reference: target.clone(), ..image })
@@ -463,6 +481,11 @@ impl Store {
             true => Peeked::Sound(bytes),
             false => Peeked::Damaged,
         })
+    }
+
+    /// A document, if it's there and undamaged; nothing is touched.
+    pub(crate) fn peeked(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        self.peek(digest, MANIFEST_MAX).map(Peeked::sound)
     }
 
     /// Keeps a small blob whose digest the caller knows to be right.

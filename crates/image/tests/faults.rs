@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coracle_image::{
-    Candidate, Descriptor, Digest, Error, LayerInfo, LayerSink, LayerWriter, NoSink, Progress, Reference, SinkError, Verdict, Verifier,
+    Candidate, Descriptor, Digest, Error, LayerInfo, LayerSink, LayerWriter, NoSink, Progress, Puller, Reference, RegistryClient,
+    SinkError, Verdict, Verifier,
 };
 use support::docker_registry::{Kind, Registry, certificates, have};
 use support::place::{Place, alone, assert_error, client, hasty, puller, wait};
 use support::server::{Answer, Lie, Request, Server};
-use support::{INDEX, MANIFEST, TinyImage, noise, scratch};
+use support::{INDEX, MANIFEST, TinyImage, amd64, noise, scratch};
 
 fn is_blob(request: &Request, bytes: &[u8]) -> bool {
     request.path.ends_with(&Digest::sha256(bytes).to_string())
@@ -619,6 +620,65 @@ fn credentials_are_asked_of_the_helper_that_the_file_names() {
         "{remedy}"
     );
     assert!(!format!("{text}{remedy}").contains("secret-of-somebody"));
+
+    // Without files: as registries.conf has it, one after the other.
+    let place = Place::new();
+    let file = place.dir.path().join("registries.conf");
+    let with = |helpers: &str| {
+        fs::write(&file, format!("credential-helpers = [{helpers}]")).unwrap();
+        place.pull_with(&Puller::new().platform(amd64()).client(RegistryClient::new().registries_conf(&file)), &name)
+    };
+    let error = with(r#""none", "broken""#).unwrap_err();
+    let remedy = error.remedy().unwrap_or_default();
+    assert!(remedy.contains("in the credential helper none and the credential helper broken (it failed);"), "{remedy}");
+    with(r#""none", "broken", "good""#).unwrap();
+}
+
+#[test]
+fn a_name_without_a_registry_means_what_registries_conf_says_or_is_refused() {
+    let place = Place::new();
+    let file = place.dir.path().join("registries.conf");
+    fs::write(&file, "unqualified-search-registries = [\"a.example\", \"b.example\"]\n[aliases]\nshort = \"c.example/long\"").unwrap();
+    let with = client().registries_conf(&file);
+    assert_eq!(with.qualify("short:2").unwrap().to_string(), "c.example/long:2");
+    assert_eq!(client().qualify("short:2").unwrap().to_string(), "docker.io/library/short:2");
+    let text = "the name other has no registry, and may mean a.example/other:latest or b.example/other:latest";
+    let remedy = "write the one that is meant, or name it under `[aliases]` in registries.conf";
+    assert_error(&with.qualify("other").unwrap_err(), text, Some(remedy));
+    fs::write(&file, "unqualified-search-registries = []").unwrap();
+    let error = with.qualify("other").unwrap_err();
+    assert_eq!(error.to_string(), "the name other has no registry, and none is configured for such names");
+    let error = with.qualify("Other//x").unwrap_err();
+    assert!(matches!(error, Error::Setting { .. }), "{error}");
+}
+
+#[test]
+fn a_registry_that_doesnt_answer_a_connection_is_given_up_after_a_time_that_can_be_set() {
+    // One that takes no more connections: the kernel drops what asks for one.
+    let listener = wait(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.listen(1).unwrap().into_std().unwrap()
+    });
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        waiting.push(stream);
+    }
+    let place = Place::new();
+    let hosts = place.dir.path().join("certs.d/images.example");
+    fs::create_dir_all(&hosts).unwrap();
+    fs::write(hosts.join("hosts.toml"), format!("server = \"http://{address}\"\ndial_timeout = \"200ms\"")).unwrap();
+    let by_file = client().retries(0).hosts_dir(place.dir.path().join("certs.d"));
+    let by_setting = client().retries(0).dial_timeout(Duration::from_millis(200));
+    for (client, name) in [(by_setting, format!("{address}/a:1")), (by_file, "images.example/a:1".to_owned())] {
+        let reference: Reference = name.parse().unwrap();
+        // Less than the usual time.
+        let error = wait(async { tokio::time::timeout(Duration::from_secs(19), client.resolve(&reference)).await });
+        let error = error.expect("it's given up").unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    }
+    drop(waiting);
 }
 
 #[test]
@@ -904,7 +964,7 @@ fn tls_is_set_by_client_and_never_for_the_process() {
     fs::write(dir.join("ca.crt"), registry.authority()).unwrap();
     place.pull_with(&puller().client(secure().hosts_dir(place.dir.path().join("certs.d"))), &name).unwrap();
     let error = Place::new().pull_with(&puller().client(secure().trust("nonsense")), &name).unwrap_err();
-    assert_error(&error, "can't use the certificate of an authority: it isn't PEM", None);
+    assert_error(&error, "can't use the certificate of an authority: there is none in it", None);
 }
 
 #[test]
@@ -921,7 +981,7 @@ fn a_registry_that_wants_a_certificate_gets_it() {
     let error = Place::new().pull_with(&puller().client(with), &name).unwrap_err();
     assert!(matches!(error, Error::UnknownImage { .. }), "it was let in: {error}");
     let error = Place::new().pull_with(&puller().client(secure().client_certificate(&host, "x", "y")), &name).unwrap_err();
-    assert_error(&error, "can't use the client certificate: there is no certificate in it", None);
+    assert_error(&error, "can't use the client certificate: there is none in it", None);
 }
 
 #[test]

@@ -371,6 +371,87 @@ fn a_manifest_is_deleted_by_digest_and_a_tag_by_name() {
     assert_eq!(error.to_string(), format!("can't delete {tag}: the registry {} said: unsupported (the manifest)", server.host()));
 }
 
+/// An index of two platforms' images, one within another index, and of something that is no image; and what it consists of.
+fn many_platforms(server: &Server) -> (Vec<TinyImage>, Vec<(String, Vec<u8>)>) {
+    let images = vec![TinyImage::new("linux/amd64", &[300_000, 7]), TinyImage::new("linux/arm64", &[200_000, 7])];
+    let note = br#"{"a":"note that is no manifest"}"#.to_vec();
+    let entry =
+        |kind: &str, bytes: &[u8]| format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, Digest::sha256(bytes), bytes.len());
+    let inner = support::index(&[images[1].descriptor(Some("linux/arm64"), None)]);
+    let outer = support::index(&[
+        images[0].descriptor(Some("linux/amd64"), None),
+        entry(INDEX, &inner),
+        entry("application/vnd.example.note+json", &note),
+    ]);
+    for image in &images {
+        server.add(image, "from", &image.digest().to_string());
+    }
+    let documents = vec![
+        (MANIFEST.to_owned(), images[0].manifest.clone()),
+        (MANIFEST.to_owned(), images[1].manifest.clone()),
+        (INDEX.to_owned(), inner),
+        ("application/vnd.example.note+json".to_owned(), note),
+        (INDEX.to_owned(), outer),
+    ];
+    for (kind, bytes) in &documents {
+        server.add_manifest("from", &Digest::sha256(bytes).to_string(), kind, bytes);
+    }
+    server.add_manifest("from", "1", INDEX, &documents[4].1);
+    (images, documents)
+}
+
+#[test]
+fn a_whole_index_is_pulled_and_pushed_byte_for_byte() {
+    let from = Server::honest();
+    let (images, documents) = many_platforms(&from);
+    let name = format!("{}/from:1", from.host());
+    let place = Place::new();
+    place.pull(&name).unwrap();
+    let to = Server::honest();
+    let target = format!("{}/team/to:2", to.host());
+    // It came for one platform: all of it isn't here, and that is said before anything is sent.
+    let error = push(&pusher().whole(true), &place, &name, &target).unwrap_err();
+    let text = format!("can't push {name} for all platforms: of its index ");
+    assert!(error.to_string().starts_with(&text) && matches!(error, Error::NotWhole { .. }), "{error}");
+    assert_eq!(error.remedy().as_deref(), Some("pull it for all platforms: `Puller::whole`, `coracle pull --all-platforms`"));
+    assert_eq!(to.lines(), Vec::<String>::new());
+
+    let image = place.pull_with(&puller().whole(true), &name).unwrap();
+    assert_eq!(image.digest, images[0].digest());
+    assert!(place.sink.holds(&images[0]) && !place.sink.holds(&images[1]), "what is for others stays packed");
+    // Nobody asks for it meanwhile: it stays, and so it does when the name is pulled again for one platform.
+    place.store.prune(false, &*place.sink).unwrap();
+    place.pull(&name).unwrap();
+    place.store.prune(false, &*place.sink).unwrap();
+    assert_eq!(place.store.check(false, &*place.sink).unwrap().faults, []);
+
+    let digest = push(&pusher().whole(true), &place, &name, &target).unwrap();
+    assert_eq!(digest, Digest::sha256(&documents[4].1));
+    for image in &images {
+        assert!(holds(&to, "team/to", image));
+    }
+    for (kind, bytes) in &documents {
+        assert_eq!(to.manifest("team/to", &Digest::sha256(bytes).to_string()), Some((kind.clone(), bytes.clone())));
+    }
+    assert_eq!(to.manifest("team/to", "2"), Some((INDEX.to_owned(), documents[4].1.clone())));
+    assert!(to.lines().last().unwrap().starts_with("PUT /v2/team/to/manifests/2"), "the index last: {:?}", to.lines());
+    // A single image of it still goes alone.
+    assert_eq!(push(&pusher(), &place, &name, &format!("{}/one:1", to.host())).unwrap(), images[0].digest());
+    // Under another name it's whole too.
+    place.store.tag(&name, &"localhost/other:1".parse().unwrap(), &support::amd64()).unwrap();
+    assert_eq!(push(&pusher().whole(true), &place, "localhost/other:1", &format!("{}/other:1", to.host())).unwrap(), digest);
+
+    // What is lost of it is found, and with the last name all of it goes.
+    let lost = place.store.path().join("blobs/sha256").join(Digest::sha256(&images[1].layers[0]).hex());
+    fs::rename(&lost, place.dir.path().join("lost")).unwrap();
+    let faults = place.store.check(false, &*place.sink).unwrap().faults;
+    assert!(faults.len() == 2 && faults[0].what.contains("for all platforms, whose sha256:"), "{faults:?}");
+    for name in [&name[..], "localhost/other:1"] {
+        place.store.remove(name, false, &*place.sink).unwrap();
+    }
+    assert_eq!(fs::read_dir(place.store.path().join("blobs/sha256")).unwrap().count(), 0);
+}
+
 // ---- real registries ---------------------------------------------------------------------------------------------------------
 
 fn skopeo(arguments: &[&str]) -> Vec<u8> {
@@ -507,4 +588,38 @@ fn a_dropped_push_leaves_no_lease_and_is_finished_by_the_next() {
     push(&pusher(), &place, &name, &to.to_string()).unwrap();
     assert!(holds(&server, "to", &tiny));
     assert!(!server.asked().iter().any(|r| r.body.len() == 300_000), "what the registry had isn't sent again");
+}
+
+#[test]
+fn a_whole_index_goes_through_a_real_registry_and_skopeo_reads_all_of_it() {
+    if !have(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let from = Server::honest();
+    let (_, documents) = many_platforms(&from);
+    // Only what `docker-registry` takes into an index: images.
+    let index = support::index(&[
+        format!(
+            r#"{{"mediaType":"{MANIFEST}","digest":"{}","size":{},"platform":{{"os":"linux","architecture":"amd64"}}}}"#,
+            Digest::sha256(&documents[0].1),
+            documents[0].1.len()
+        ),
+        format!(
+            r#"{{"mediaType":"{MANIFEST}","digest":"{}","size":{},"platform":{{"os":"linux","architecture":"arm64"}}}}"#,
+            Digest::sha256(&documents[1].1),
+            documents[1].1.len()
+        ),
+    ]);
+    from.add_manifest("from", "2", INDEX, &index);
+    let (place, name) = (Place::new(), format!("{}/from:2", from.host()));
+    place.pull_with(&puller().whole(true), &name).unwrap();
+    let registry = Registry::start(&Kind::Open);
+    let to = format!("{}/all:1", registry.host());
+    assert_eq!(push(&pusher().whole(true), &place, &name, &to).unwrap(), Digest::sha256(&index));
+    let out = tempfile::tempdir().unwrap();
+    let layout = format!("oci:{}:1", out.path().display());
+    skopeo(&["copy", "--all", "--preserve-digests", "--insecure-policy", "--src-tls-verify=false", &format!("docker://{to}"), &layout]);
+    for (_, bytes) in &documents[..2] {
+        assert_eq!(&fs::read(out.path().join("blobs/sha256").join(Digest::sha256(bytes).hex())).unwrap(), bytes);
+    }
 }

@@ -114,6 +114,21 @@ fn an_image_is_pulled_listed_and_run() {
         assert!(push.stderr.starts_with(&format!("pushing {copy}\npushed {copy}: sent 0 blobs, ")), "{}", push.stderr);
         Said::from(s.coracle(["pull", "-q", &copy]).output()).is(0, &push.stdout);
         Said::from(s.coracle(["push", "nowhere.example/none"]).output()).fails(1, &["can't push nowhere.example/none", "pull it"]);
+        // All that the name means, which here is one image; another platform's isn't there.
+        Said::from(s.coracle(["pull", "-q", "--all-platforms", &name]).output()).is(0, &pull.stdout);
+        let all = format!("localhost:{}/all:1", registry.port);
+        Said::from(s.coracle(["push", "-q", "--all-platforms", &name, &all]).output()).is(0, &format!("{all}@{digest}\n"));
+        Said::from(s.coracle(["pull", "--platform", "linux/s390x", &name]).output()).fails(1, &["has no image for linux/s390x"]);
+
+        // A name without a registry means what registries.conf says, also where it is looked for here.
+        let conf = s.path("registries.conf");
+        let aliases = format!("[aliases]\n\"bb\" = \"localhost:{}/team/bb\"", registry.port);
+        fs::write(&conf, format!("unqualified-search-registries = [\"a.example\", \"b.example\"]\n{aliases}\n")).unwrap();
+        let short = |words: &[&str]| Said::from(s.coracle(words).env("CONTAINERS_REGISTRIES_CONF", &conf).output());
+        short(&["pull", "-q", "bb:1"]).is(0, &pull.stdout);
+        short(&["inspect", "--format", "{{.Digest}}", "bb:1"]).is(0, &format!("{digest}\n"));
+        short(&["pull", "-q", "other"]).fails(1, &["the name other has no registry, and may mean a.example/other:latest or b.example"]);
+        short(&["run", "other"]).fails(125, &["may mean a.example/other:latest", "write the one that is meant"]);
 
         // It is here now: no word of a pull, and no registry needed.
         drop(registry);

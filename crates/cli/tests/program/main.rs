@@ -4,6 +4,7 @@
 //! Needs busybox (package busybox-static); the pull needs docker-registry and skopeo.
 
 mod archives;
+mod changes;
 mod containers;
 mod cp;
 mod detached;

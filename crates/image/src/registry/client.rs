@@ -15,7 +15,7 @@ use super::link;
 use super::registries_conf::default_files;
 use super::session::{Call, Report, Session, scope};
 use super::settings::{Proxy, Settings};
-use super::source::Source;
+use super::source::{Source, configuration};
 use crate::digest::Digest;
 use crate::error::{Error, Verb};
 use crate::manifest::MANIFEST_MAX;
@@ -146,15 +146,14 @@ impl RegistryClient {
         self
     }
 
-    /// Heeds a file of containers-registries.conf(5), version 2, or the `*.conf` of a directory; later ones are stronger. Short names
-    /// and aliases in it aren't used.
+    /// Heeds a file of containers-registries.conf(5), version 2, or the `*.conf` of a directory; later ones are stronger. Its short
+    /// names are [`candidates`](RegistryClient::candidates)' and [`qualify`](RegistryClient::qualify)'s.
     pub fn registries_conf(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.registries_conf.push((path.into(), true));
         self
     }
 
-    /// Heeds a directory of containerd's form, `DIR/registry.example/hosts.toml`; also Docker's `DIR/registry.example/*.crt`. Times and
-    /// rewriting rules in it aren't used.
+    /// Heeds a directory of containerd's form, `DIR/registry.example/hosts.toml`; also Docker's `DIR/registry.example/*.crt`.
     pub fn hosts_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.certs_d.push(path.into());
         self
@@ -164,15 +163,50 @@ impl RegistryClient {
     /// `/etc/containerd/certs.d` and `/etc/docker/certs.d`.
     pub fn machine_configuration(mut self) -> Self {
         let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        self.settings.registries_conf.extend(default_files(env).into_iter().map(|file| (file, false)));
+        self.settings
+            .registries_conf
+            .extend(default_files(env, rustix::process::geteuid().is_root()).into_iter().map(|file| (file, false)));
         self.settings.certs_d.extend(["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()]);
         self
+    }
+
+    /// What a name may mean: itself, where it has a registry. Without one, `fedora:40`, what the files of
+    /// [`registries_conf`](RegistryClient::registries_conf) say: the one meaning of an alias, or one for each of their
+    /// `unqualified-search-registries`, of which there may be none. Where no file says anything it's Docker's. Reads the files; asks nobody.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for what isn't a name, or a file that can't be used; [`Error::Disk`].
+    pub fn candidates(&self, name: &str) -> Result<Vec<Reference>, Error> {
+        let fail = |error: crate::ParseReferenceError| Error::Setting { what: "a name".into(), why: error.to_string() };
+        // Most programs heed no files.
+        if self.settings.registries_conf.is_empty() {
+            return Ok(vec![name.parse().map_err(fail)?]);
+        }
+        configuration(&self.settings)?.candidates(name).map_err(fail)
+    }
+
+    /// The one thing that a name means.
+    ///
+    /// # Errors
+    /// [`Error::ShortName`] where it may mean several or nothing; as [`candidates`](RegistryClient::candidates).
+    pub fn qualify(&self, name: &str) -> Result<Reference, Error> {
+        let mut candidates = self.candidates(name)?;
+        match candidates.len() {
+            1 => Ok(candidates.swap_remove(0)),
+            _ => Err(Error::ShortName { name: crate::error::shortened(name), candidates }),
+        }
     }
 
     /// How often what failed in passing (a broken connection, silence, HTTP 408, 429, 500, 502, 503 and 504) is tried again: 4 times,
     /// after 0.2 s, 0.4 s and so on, up to 10 s, less a random part. Where bytes came in between, they count anew.
     pub fn retries(mut self, retries: u32) -> Self {
         self.settings.retries = retries;
+        self
+    }
+
+    /// How long connecting to a registry may take: 20 s. A `dial_timeout` of hosts.toml goes before it, for its host.
+    pub fn dial_timeout(mut self, time: Duration) -> Self {
+        self.settings.dial = time;
         self
     }
 

@@ -78,10 +78,14 @@ enum Place<'a> {
     Helper { name: &'a str, server: String },
 }
 
+/// What stands for files with credentials in a list of helpers (containers-registries.conf(5), `credential-helpers`).
+const FILES: &str = "containers-auth.json";
+
 /// Looks for the credentials for a repository of a registry. May run a helper program, and waits for it.
 pub(super) fn find(
     given: &BTreeMap<String, (String, String)>,
     only: Option<&Path>,
+    helpers: Option<&[String]>,
     registry: &str,
     repository: &str,
 ) -> Result<Found, Error> {
@@ -92,11 +96,54 @@ pub(super) fn find(
             looked_in: vec!["`RegistryClient::credentials`".into()],
         });
     }
+    let mut looked_in = Vec::new();
+    // Who names one file means that one.
+    let helpers = helpers.filter(|helpers| only.is_none() && !helpers.is_empty());
+    let files_alone = [FILES.to_owned()];
+    for helper in helpers.unwrap_or(&files_alone) {
+        let found = match helper.as_str() {
+            FILES => in_files(only, registry, repository, &mut looked_in)?,
+            helper => asked(helper, registry, &format!("the credential helper {helper}"), "it failed", &mut looked_in),
+        };
+        if let Some((credentials, place)) = found.filter(|(credentials, _)| *credentials != Credentials::Anonymous) {
+            let who = match &credentials {
+                Credentials::Password { user, .. } => format!("the user {user:?} of {place}"),
+                Credentials::Identity(_) => format!("the identity token of {place}"),
+                Credentials::Bearer(_) | Credentials::Anonymous => format!("the token of {place}"),
+            };
+            return Ok(Found { credentials, who, looked_in });
+        }
+    }
+    Ok(Found { credentials: Credentials::Anonymous, who: "an anonymous request".into(), looked_in })
+}
+
+/// What a helper program gives, and the place that names it; none where it fails, which `failed` says.
+fn asked(helper: &str, server: &str, place: &str, failed: &str, looked_in: &mut Vec<String>) -> Option<(Credentials, String)> {
+    match ask(helper, server) {
+        Ok(credentials) => {
+            looked_in.push(place.to_owned());
+            Some((credentials, place.to_owned()))
+        }
+        Err(why) => {
+            // A public image needs no credentials: say it only when the registry refuses.
+            tracing::warn!(%place, %helper, %why, "a credential helper failed");
+            looked_in.push(format!("{place} ({failed})"));
+            None
+        }
+    }
+}
+
+/// What the first file says that says something, and which.
+fn in_files(
+    only: Option<&Path>,
+    registry: &str,
+    repository: &str,
+    looked_in: &mut Vec<String>,
+) -> Result<Option<(Credentials, String)>, Error> {
     let files = match only {
         Some(path) => vec![path.to_owned()],
         None => files(|name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)),
     };
-    let mut looked_in = Vec::new();
     for path in files {
         let place = path.display().to_string();
         let bytes = match fs::read(&path) {
@@ -113,26 +160,17 @@ pub(super) fn find(
         let credentials = match file.matching(registry, repository) {
             None => Credentials::Anonymous,
             Some(Place::Entry(entry)) => entry.credentials().ok_or_else(|| unusable("its `auth` isn't base64 of USER:PASSWORD".into()))?,
-            Some(Place::Helper { name, server }) => match ask(name, &server) {
-                Ok(credentials) => credentials,
-                Err(why) => {
-                    // A public image needs no credentials: say it only when the registry refuses.
-                    tracing::warn!(file = %place, helper = %name, %why, "a credential helper failed");
-                    looked_in.push(format!("{place} (its credential helper failed)"));
-                    continue;
-                }
+            Some(Place::Helper { name, server }) => match asked(name, &server, &place, "its credential helper failed", looked_in) {
+                Some((Credentials::Anonymous, _)) | None => continue,
+                found => return Ok(found),
             },
         };
         looked_in.push(place.clone());
-        let who = match &credentials {
-            Credentials::Anonymous => continue,
-            Credentials::Password { user, .. } => format!("the user {user:?} of {place}"),
-            Credentials::Identity(_) => format!("the identity token of {place}"),
-            Credentials::Bearer(_) => format!("the token of {place}"),
-        };
-        return Ok(Found { credentials, who, looked_in });
+        if credentials != Credentials::Anonymous {
+            return Ok(Some((credentials, place)));
+        }
     }
-    Ok(Found { credentials: Credentials::Anonymous, who: "an anonymous request".into(), looked_in })
+    Ok(None)
 }
 
 impl AuthFile {
@@ -285,7 +323,7 @@ mod tests {
         let file = dir.path().join("auth.json");
         fs::write(&file, json).unwrap();
         let reference: crate::Reference = reference.parse().unwrap();
-        let found = find(&BTreeMap::new(), Some(&file), reference.registry(), reference.repository())?;
+        let found = find(&BTreeMap::new(), Some(&file), None, reference.registry(), reference.repository())?;
         let looked_in = found.looked_in.iter().map(|p| p.replace(&file.display().to_string(), "F")).collect();
         Ok((found.credentials, looked_in))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::Url;
 use serde::Deserialize;
@@ -33,6 +34,8 @@ pub(super) struct Host {
     /// Certificate and key; without a key the first file has both.
     pub(super) client: Option<(PathBuf, Option<PathBuf>)>,
     pub(super) headers: Vec<(String, String)>,
+    /// How long connecting may take, where the file says so.
+    pub(super) dial: Option<Duration>,
 }
 
 #[derive(Deserialize, Default)]
@@ -53,6 +56,7 @@ struct RawHost {
     skip_verify: bool,
     header: BTreeMap<String, OneOrMany>,
     override_path: bool,
+    dial_timeout: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -159,8 +163,36 @@ impl RawHost {
             ca: self.ca.list().into_iter().map(|path| dir.join(path)).collect(),
             client,
             headers: headers.collect(),
+            dial: self.dial_timeout.map(|text| duration(&text).ok_or_else(|| wrong_time(&text, &shown))).transpose()?,
         })
     }
+}
+
+fn wrong_time(text: &str, host: &str) -> String {
+    format!("`dial_timeout` of {host:?}, {:?}, isn't a time as `5s` or `1m30s`", crate::error::shortened(text))
+}
+
+/// A time as Go writes it: `300ms`, `1m30.5s`; more than none.
+fn duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut total) = (text, 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        let unit = &rest[end..];
+        let length = unit.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(unit.len());
+        total += number
+            * match &unit[..length] {
+                "ns" => 1e-9,
+                "us" | "µs" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &unit[length..];
+    }
+    Duration::try_from_secs_f64(total).ok().filter(|time| !time.is_zero())
 }
 
 /// The directories below one that may say something of a registry, the first that is there counts.
@@ -195,6 +227,7 @@ mod tests {
             [host."http://a.example/proxy/v2"]
               skip_verify = true
               client = "both.pem"
+              dial_timeout = "1m0.5s"
 
             [host."b.example/path"]
               capabilities = ["pull"]
@@ -212,6 +245,7 @@ mod tests {
         assert_eq!((a.plain, a.authority.as_str(), a.prefix.as_str()), (true, "a.example", "/proxy/v2/"));
         assert_eq!((a.pull, a.resolve, a.push, a.skip_verify), (true, true, true, true));
         assert_eq!(a.client, Some(("/d/both.pem".into(), None)));
+        assert_eq!((z.dial, a.dial), (None, Some(Duration::from_millis(60_500))));
         assert_eq!((b.authority.as_str(), b.prefix.as_str(), b.resolve), ("b.example", "/path/", false));
         assert_eq!(b.client, Some(("/d/first.pem".into(), None)));
         let server = hosts.server.unwrap();
@@ -232,6 +266,8 @@ mod tests {
             ("[host.\"https://\"]", "\"https://\": empty host"),
             ("[host.\"a.example\"]\ncapabilities = [\"all\"]", "the capability \"all\" of \"a.example\""),
             ("[host.\"a.example\"]\nskip_verify = 1", "line 2: "),
+            ("[host.\"a.example\"]\ndial_timeout = \"soon\"", "`dial_timeout` of \"a.example\", \"soon\", isn't a time"),
+            ("[host.\"a.example\"]\ndial_timeout = \"0s\"", "`dial_timeout` of \"a.example\", \"0s\", isn't a time"),
             ("[host.\"a.example\"]\nclient = [[\"a\", \"b\", \"c\"]]", "`client` of \"a.example\" isn't a pair"),
         ];
         for (text, expected) in cases {

@@ -34,8 +34,9 @@ use crate::oci_layout::DEPTH;
 use crate::platform::Platform;
 use crate::progress::{Progress, STEP};
 use crate::reference::Reference;
-use crate::sink::{LayerInfo, LayerSink};
+use crate::sink::{LayerInfo, LayerSink, NoSink};
 use crate::store::{PATIENCE, Record, Small, Store, image};
+use crate::whole::Whole;
 
 /// How images are pulled. Cheap to clone; holds no connection.
 ///
@@ -50,6 +51,7 @@ pub struct Puller {
     platform: Platform,
     pub(super) report: Report,
     verifier: Option<Arc<dyn Verifier>>,
+    whole: bool,
 }
 
 impl Default for Puller {
@@ -61,7 +63,7 @@ impl Default for Puller {
 impl Puller {
     /// For this program's platform, with the credentials that are found.
     pub fn new() -> Puller {
-        Puller { client: RegistryClient::new(), platform: Platform::host(), report: Report::default(), verifier: None }
+        Puller { client: RegistryClient::new(), platform: Platform::host(), report: Report::default(), verifier: None, whole: false }
     }
 
     /// Reaches registries as this client does. What was said before of how to reach them is forgotten.
@@ -112,6 +114,13 @@ impl Puller {
         self
     }
 
+    /// Brings in all that the reference means: of an index the images for all platforms and what else it names, for
+    /// [`Pusher::whole`](crate::Pusher::whole) to send. What isn't for [`platform`](Puller::platform) stays packed.
+    pub fn whole(mut self, yes: bool) -> Self {
+        self.whole = yes;
+        self
+    }
+
     /// Uses only images that a verifier accepts.
     pub fn verify(mut self, verifier: impl Verifier + 'static) -> Self {
         self.verifier = Some(Arc::new(verifier));
@@ -140,6 +149,9 @@ impl Puller {
         let config = pull.config(&manifest).await?;
         let image = image(reference.clone(), self.platform.clone(), digest, &manifest, &config)?;
         pull.complete(&image).await?;
+        if self.whole {
+            pull.rest(&resolved).await?;
+        }
         pull.publish(&image, &resolved).await?;
         pull.done(&image);
         Ok(image)
@@ -342,14 +354,42 @@ impl<'a> Pull<'a> {
         layers.sort_by_key(|layer| std::cmp::Reverse(layer.size));
         let at_once = std::thread::available_parallelism().map_or(2, NonZero::get);
         // A list of futures, not a lazy map: with the map the compiler doesn't see that the whole is `Send`.
-        let work: Vec<_> = layers.into_iter().map(|layer| self.layer(layer)).collect();
+        let work: Vec<_> = layers.into_iter().map(|layer| self.layer(layer, &self.sink)).collect();
         stream::iter(work).buffer_unordered(at_once).try_collect::<()>().await
     }
 
-    async fn layer(&self, layer: &LayerInfo) -> Result<(), Error> {
+    /// Brings in what a document leads to beside the image for the platform: as blobs.
+    async fn rest(&self, top: &Digest) -> Result<(), Error> {
+        let mut whole = loop {
+            let store = self.store.clone();
+            let top = top.clone();
+            let whole = self.blocking(move || Whole::of(&top, |digest| store.read(digest, MANIFEST_MAX))).await?;
+            if whole.missing.is_empty() {
+                break whole;
+            }
+            for digest in &whole.missing {
+                self.document(digest, None).await?;
+            }
+        };
+        whole.blobs.sort_by_key(|(blob, _)| std::cmp::Reverse(blob.size));
+        let nowhere: Arc<dyn LayerSink> = Arc::new(NoSink);
+        // Without a sink that keeps layers, a blob that is here is hashed and nothing more.
+        let blobs: Vec<LayerInfo> = whole
+            .blobs
+            .into_iter()
+            .enumerate()
+            .map(|(index, (blob, _))| LayerInfo::new(index, blob.digest.clone(), blob.digest, blob.size, blob.media_type))
+            .collect();
+        let at_once = std::thread::available_parallelism().map_or(2, NonZero::get);
+        let work: Vec<_> = blobs.iter().map(|blob| self.layer(blob, &nowhere)).collect();
+        stream::iter(work).buffer_unordered(at_once).try_collect::<()>().await
+    }
+
+    async fn layer(&self, layer: &LayerInfo, sink: &Arc<dyn LayerSink>) -> Result<(), Error> {
         let mut again = true;
         loop {
-            let (store, info, sink, image) = (self.store.clone(), layer.clone(), self.sink.clone(), self.reference.to_string());
+            let (store, info, sink, image) = (self.store.clone(), layer.clone(), sink.clone(), self.reference.to_string());
+            let into = sink.clone();
             let ingest = match self.blocking(move || prepare(&store, &info, &*sink, &image)).await? {
                 Prepared::Done => break,
                 Prepared::Busy => {
@@ -358,7 +398,7 @@ impl<'a> Pull<'a> {
                 }
                 Prepared::Missing(ingest) => ingest,
             };
-            match self.layer_from(ingest, layer).await {
+            match self.layer_from(ingest, layer, into).await {
                 Ok(()) => break,
                 // It isn't asked any more.
                 Err((Blame::Mirror, _)) => {}
@@ -372,8 +412,8 @@ impl<'a> Pull<'a> {
     }
 
     /// Brings a layer, or what is missing of it.
-    async fn layer_from(&self, ingest: Ingest, layer: &LayerInfo) -> Result<(), (Blame, Error)> {
-        let (info, sink) = (layer.clone(), self.sink.clone());
+    async fn layer_from(&self, ingest: Ingest, layer: &LayerInfo, sink: Arc<dyn LayerSink>) -> Result<(), (Blame, Error)> {
+        let info = layer.clone();
         let resume = move || Flow::resume(ingest, Some((&*sink, &info)));
         let flow = self.blocking(resume).await.map_err(|e| (Blame::Before, e))?;
         let (resumed, total) = (flow.resumed(), layer.size);
@@ -421,10 +461,12 @@ impl<'a> Pull<'a> {
     }
 
     async fn publish(&self, image: &Image, resolved: &Digest) -> Result<(), Error> {
-        let record = Record::new(&image.reference, &image.platform, resolved, &image.digest);
+        let mut record = Record::new(&image.reference, &image.platform, resolved, &image.digest);
+        record.whole = self.puller.whole;
         let (store, reference, platform) = (self.store.clone(), image.reference.clone(), image.platform.clone());
         self.blocking(move || match store.record(&reference, &platform)? {
-            Some(before) if before == record => Ok(()),
+            // What came whole stays so as long as it means the same.
+            Some(before) if (Record { whole: before.whole, ..record.clone() }) == before && (before.whole || !record.whole) => Ok(()),
             _ => store.publish(&record),
         })
         .await

@@ -16,12 +16,12 @@ use super::source::Source;
 use super::upload::{Content, Upload};
 use crate::digest::Digest;
 use crate::error::{Error, Verb, disk};
-use crate::image::Image;
-use crate::manifest::{Document, MANIFEST_MAX, media_type_of};
+use crate::manifest::MANIFEST_MAX;
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::store::Store;
+use crate::whole::Whole;
 
 /// Other repositories that a registry is asked to take blobs from.
 const MOUNTS: usize = 4;
@@ -49,6 +49,7 @@ const MOUNTS: usize = 4;
 pub struct Pusher {
     client: RegistryClient,
     platform: Platform,
+    whole: bool,
     report: Report,
 }
 
@@ -61,7 +62,7 @@ impl Default for Pusher {
 impl Pusher {
     /// For this program's platform, with the credentials that are found.
     pub fn new() -> Pusher {
-        Pusher { client: RegistryClient::new(), platform: Platform::host(), report: Report::default() }
+        Pusher { client: RegistryClient::new(), platform: Platform::host(), whole: false, report: Report::default() }
     }
 
     /// Reaches registries as this client does.
@@ -76,6 +77,13 @@ impl Pusher {
         self
     }
 
+    /// Sends all that the reference means, where it means an index: the images for all platforms and what else the index names, and the
+    /// index itself, byte for byte. [`Puller::whole`](crate::Puller::whole) brings all of it into the store.
+    pub fn whole(mut self, yes: bool) -> Self {
+        self.whole = yes;
+        self
+    }
+
     /// Calls back with every step, from the runtime's threads: don't block in it.
     pub fn progress(mut self, callback: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.report = Report(Some(Arc::new(callback)));
@@ -86,27 +94,27 @@ impl Pusher {
     /// has here.
     ///
     /// # Errors
-    /// [`Error::NotInStore`]; [`Error::Corrupt`] where the store lost a blob, or `to` has another digest; all that says why a registry
+    /// [`Error::NotInStore`]; [`Error::NotWhole`]; [`Error::Corrupt`] where the store lost a blob, or `to` has another digest; all that says why a registry
     /// couldn't be asked.
     ///
     /// # Cancel safety
     /// Dropping the future stops the push and leaves no lock.
     pub async fn push(&self, store: &Store, image: &Reference, to: &Reference) -> Result<Digest, Error> {
-        let (own, name, platform) = (store.clone(), image.clone(), self.platform.clone());
-        let load = move || Load::new(&own, name, platform);
+        let (own, name, platform, whole) = (store.clone(), image.clone(), self.platform.clone(), self.whole);
+        let load = move || Load::new(&own, &name, &platform, whole);
         let load = match tokio::task::spawn_blocking(load).await {
             Ok(load) => load?,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
             Err(_) => return Err(Error::Stopped { verb: Verb::Push, image: to.to_string() }),
         };
         if let Some(wanted) = to.digest()
-            && *wanted != load.image.digest
+            && *wanted != load.digest
         {
             return Err(Error::Corrupt {
                 image: image.to_string(),
                 part: "the manifest".into(),
                 expected: wanted.to_string(),
-                got: load.image.digest.to_string(),
+                got: load.digest.to_string(),
             });
         }
         let session = self.client.session(to, Verb::Push, self.report.clone()).await?;
@@ -116,9 +124,13 @@ impl Pusher {
         let at_once = std::thread::available_parallelism().map_or(2, NonZero::get).max(2);
         let work: Vec<_> = load.blobs.iter().map(|blob| self.blob(&session, &scope, blob, mounts.get(&blob.digest))).collect();
         stream::iter(work).buffer_unordered(at_once).try_collect::<()>().await?;
-        session.put_manifest(&scope, load.media_type, load.manifest, &load.image.digest).await?;
-        self.report.tell(Progress::Done { reference: to.clone(), digest: load.image.digest.clone() });
-        Ok(load.image.digest)
+        // What names others comes after them, by its digest; the last has the name.
+        for (digest, media_type, document) in load.documents {
+            let name = if digest == load.digest { session.name(&digest) } else { digest.to_string() };
+            session.put_manifest(&scope, &name, &media_type, document, &digest).await?;
+        }
+        self.report.tell(Progress::Done { reference: to.clone(), digest: load.digest.clone() });
+        Ok(load.digest)
     }
 
     /// As [`push`](Pusher::push), without a runtime: the calling thread waits. It works inside a runtime too, and blocks its thread.
@@ -154,15 +166,17 @@ impl fmt::Debug for Pusher {
     }
 }
 
-/// An image as it lies in the store.
+/// What is to be sent, as it lies in the store.
 struct Load {
-    image: Image,
-    manifest: Bytes,
-    media_type: &'static str,
+    /// Of the document that gets the name.
+    digest: Digest,
+    /// Each after those that it names: digest, media type, bytes.
+    documents: Vec<(Digest, String, Bytes)>,
     blobs: Vec<Blob>,
     /// Where the store's images of these blobs came from.
     known: Vec<(Digest, Reference)>,
-    _lease: crate::Lease,
+    /// A session: what was found in it stays.
+    _store: Store,
 }
 
 struct Blob {
@@ -173,49 +187,48 @@ struct Blob {
 }
 
 impl Load {
-    fn new(store: &Store, reference: Reference, platform: Platform) -> Result<Load, Error> {
+    fn new(store: &Store, reference: &Reference, platform: &Platform, whole: bool) -> Result<Load, Error> {
         let name = reference.to_string();
-        let Some(image) = store.find(&reference, &platform)? else {
-            return Err(Error::NotInStore { image: name, platform: Box::new(platform), store: store.path().to_owned() });
+        let store = store.session()?;
+        let absent = || Error::NotInStore { image: name.clone(), platform: Box::new(platform.clone()), store: store.path().to_owned() };
+        let digest = match whole {
+            true => store.meaning(reference)?.ok_or_else(absent)?,
+            false => store.find(reference, platform)?.ok_or_else(absent)?.digest,
         };
-        let lease = store.lease(&image)?;
-        let gone = |part: &str, digest: &Digest| Error::Corrupt {
-            image: name.clone(),
-            part: part.to_owned(),
-            expected: digest.to_string(),
-            got: "nothing: its blob isn't in the store".into(),
-        };
-        let manifest = store.read(&image.digest, MANIFEST_MAX)?.ok_or_else(|| gone("the manifest", &image.digest))?;
-        let document = |source| Error::Document { image: name.clone(), part: "the manifest".into(), source };
-        let Document::Manifest(parsed) = Document::parse(&manifest).map_err(document)? else {
-            return Err(gone("the manifest", &image.digest));
-        };
-        let layers = parsed.layers.iter().enumerate().map(|(i, layer)| (layer, format!("layer {i}")));
-        let (mut blobs, mut seen) = (Vec::new(), BTreeSet::new());
-        for (descriptor, part) in layers.chain([(&parsed.config, "the config".to_owned())]) {
-            if !seen.insert(descriptor.digest.clone()) {
+        let found = Whole::of(&digest, |digest| store.read(digest, MANIFEST_MAX))?;
+        let not_whole = |missing: Vec<Digest>| Error::NotWhole { image: name.clone(), missing, store: store.path().to_owned() };
+        if !found.missing.is_empty() {
+            return Err(not_whole(found.missing));
+        }
+        let (mut blobs, mut missing) = (Vec::new(), Vec::new());
+        for (descriptor, part) in found.blobs {
+            let Some(file) = store.blob(&descriptor.digest)? else {
+                missing.push((descriptor.digest, part));
                 continue;
-            }
-            let file = store.blob(&descriptor.digest)?.ok_or_else(|| gone(&part, &descriptor.digest))?;
+            };
             let length = file.metadata().map_err(disk("look at", &store.blob_path(&descriptor.digest)))?.len();
             if length != descriptor.size {
-                return Err(Error::Corrupt {
-                    image: name.clone(),
-                    part,
-                    expected: format!("{} bytes", descriptor.size),
-                    got: format!("{length} bytes in the store"),
-                });
+                let (expected, got) = (format!("{} bytes", descriptor.size), format!("{length} bytes in the store"));
+                return Err(Error::Corrupt { image: name, part, expected, got });
             }
-            blobs.push(Blob { digest: descriptor.digest.clone(), file: Arc::new(file), length, part });
+            blobs.push(Blob { digest: descriptor.digest, file: Arc::new(file), length, part });
+        }
+        if whole && !missing.is_empty() {
+            return Err(not_whole(missing.into_iter().map(|(digest, _)| digest).collect()));
+        }
+        if let Some((digest, part)) = missing.into_iter().next() {
+            let got = "nothing: its blob isn't in the store".to_owned();
+            return Err(Error::Corrupt { image: name, part, expected: digest.to_string(), got });
         }
         // Where it was pulled from there's all of it.
-        let mut known: Vec<(Digest, Reference)> = seen.iter().map(|digest| (digest.clone(), image.reference.clone())).collect();
+        let seen: BTreeSet<&Digest> = blobs.iter().map(|blob| &blob.digest).collect();
+        let mut known: Vec<(Digest, Reference)> = seen.iter().map(|digest| ((*digest).clone(), reference.clone())).collect();
         for other in store.images()? {
             let layers = other.layers.iter().filter(|layer| seen.contains(&layer.digest));
             known.extend(layers.map(|layer| (layer.digest.clone(), other.reference.clone())));
         }
-        let media_type = media_type_of(&manifest, &parsed);
-        Ok(Load { image, manifest: manifest.into(), media_type, blobs, known, _lease: lease })
+        let documents = found.documents.into_iter().map(|(digest, media_type, bytes)| (digest, media_type, bytes.into())).collect();
+        Ok(Load { digest, documents, blobs, known, _store: store })
     }
 
     /// From which other repository of the registry a blob can be had.
@@ -271,7 +284,7 @@ impl RegistryClient {
             return Err(Error::Corrupt { image, part, expected: wanted.to_string(), got: digest.to_string() });
         }
         let scope = session.push_scope(&BTreeSet::new());
-        session.put_manifest(&scope, media_type, manifest, &digest).await?;
+        session.put_manifest(&scope, &session.name(&digest), media_type, manifest, &digest).await?;
         Ok(digest)
     }
 }
@@ -287,15 +300,18 @@ impl Session {
         scope
     }
 
-    /// Sends a manifest by the tag of the reference, or by its digest.
-    async fn put_manifest(&self, scope: &str, media_type: &str, manifest: Bytes, digest: &Digest) -> Result<(), Error> {
-        let name = match (self.reference.digest(), self.reference.tag()) {
+    /// By which name a document is sent that the reference is to mean: its tag, or the document's digest.
+    fn name(&self, digest: &Digest) -> String {
+        match (self.reference.digest(), self.reference.tag()) {
             (None, Some(tag)) => tag.to_owned(),
             _ => digest.to_string(),
-        };
+        }
+    }
+
+    async fn put_manifest(&self, scope: &str, name: &str, media_type: &str, manifest: Bytes, digest: &Digest) -> Result<(), Error> {
         let source = self.registry();
         let sent = async {
-            let response = self.put(source, scope, &name, media_type, manifest.clone()).await?;
+            let response = self.put(source, scope, name, media_type, manifest.clone()).await?;
             if let Some(said) = said_digest(response.headers())
                 && said.algorithm() == digest.algorithm()
                 && said != *digest

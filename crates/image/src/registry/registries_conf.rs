@@ -1,16 +1,27 @@
-//! `registries.conf` of Podman, Buildah and Skopeo, version 2: mirrors, other locations, blocked registries
-//! (containers-registries.conf(5)).
+//! `registries.conf` of Podman, Buildah and Skopeo, version 2: mirrors, other locations, blocked registries, short names, credential
+//! helpers (containers-registries.conf(5)).
 //!
-//! What isn't used: short names (`unqualified-search-registries`, aliases). A name without a registry means Docker's, everywhere.
+//! A short name is one without a registry. An alias says what it means, else `unqualified-search-registries` does, else it's Docker's.
+//! Where several registries are to be searched, nobody is asked and none is tried before the others (`short-name-mode` is about that):
+//! whoever registers a name in the first would be served for the second. It's an error that names what may be meant.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use crate::reference::{ParseReferenceError, Reference, short_name};
 
 /// What the files say, together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct RegistriesConf {
     entries: Vec<Entry>,
+    /// What names without a registry mean: names without tags.
+    aliases: BTreeMap<String, String>,
+    /// Where other such names are looked for; none where no file says it.
+    search: Option<Vec<String>>,
+    /// Who is asked for credentials, the first first; none where no file says it.
+    pub(super) helpers: Option<Vec<String>>,
 }
 
 /// What is said of all names with a prefix.
@@ -57,6 +68,11 @@ pub(super) struct Location {
 struct Raw {
     #[serde(default)]
     registry: Vec<RawEntry>,
+    unqualified_search_registries: Option<Vec<String>>,
+    short_name_mode: Option<String>,
+    credential_helpers: Option<Vec<String>>,
+    #[serde(default)]
+    aliases: BTreeMap<String, String>,
     /// Version 1.
     registries: Option<serde::de::IgnoredAny>,
 }
@@ -109,7 +125,43 @@ impl RegistriesConf {
             self.entries.retain(|before| before.prefix != entry.prefix);
             self.entries.push(entry);
         }
+        if let Some(mode) = raw.short_name_mode
+            && !matches!(mode.as_str(), "" | "enforcing" | "permissive" | "disabled")
+        {
+            return Err(format!("short-name-mode = {mode:?} is none of enforcing, permissive and disabled"));
+        }
+        for registry in raw.unqualified_search_registries.iter().flatten() {
+            if short_name(&format!("{registry}/x")).is_some() {
+                return Err(format!("{registry:?} of unqualified-search-registries isn't a registry"));
+            }
+        }
+        for (name, target) in raw.aliases {
+            // An empty one takes back what a weaker file says.
+            if !target.is_empty() && (short_name(&target).is_some() || target.parse::<Reference>().is_err()) {
+                return Err(format!("the alias {name:?} means {target:?}, which isn't a name with a registry"));
+            }
+            self.aliases.insert(name, target);
+        }
+        self.search = raw.unqualified_search_registries.or(self.search.take());
+        self.helpers = raw.credential_helpers.or(self.helpers.take());
         Ok(())
+    }
+
+    /// What a name may mean: one thing, several, or nothing.
+    pub(super) fn candidates(&self, text: &str) -> Result<Vec<Reference>, ParseReferenceError> {
+        let plain: Reference = text.parse()?;
+        let Some((name, rest)) = short_name(text) else { return Ok(vec![plain]) };
+        match (self.aliases.get(name).filter(|target| !target.is_empty()), &self.search) {
+            (Some(target), _) => Ok(vec![format!("{target}{rest}").parse()?]),
+            (None, Some(search)) => {
+                let mut all: Vec<Reference> =
+                    search.iter().map(|registry| format!("{registry}/{text}").parse()).collect::<Result<_, _>>()?;
+                let mut seen = BTreeSet::new();
+                all.retain(|reference| seen.insert(reference.clone()));
+                Ok(all)
+            }
+            (None, None) => Ok(vec![plain]),
+        }
     }
 
     /// What is said of a name: by the longest prefix that it has.
@@ -198,8 +250,9 @@ impl Entry {
     }
 }
 
-/// The files that Podman reads: one of the user's or the machine's, and the drop-ins beside it, the later ones stronger.
-pub(super) fn default_files(env: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+/// The files that Podman reads: one of the user's or the machine's, the drop-ins beside it, and what people chose for short names; the
+/// later ones stronger.
+pub(super) fn default_files(env: impl Fn(&str) -> Option<PathBuf>, root: bool) -> Vec<PathBuf> {
     let home = env("HOME").map(|home| home.join(".config/containers"));
     let main = env("CONTAINERS_REGISTRIES_CONF")
         .or_else(|| home.as_ref().map(|dir| dir.join("registries.conf")).filter(|file| file.exists()))
@@ -207,6 +260,11 @@ pub(super) fn default_files(env: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBu
     let mut files = vec![main];
     files.push("/etc/containers/registries.conf.d".into());
     files.extend(home.map(|dir| dir.join("registries.conf.d")));
+    let cache = match root {
+        true => Some("/var/cache".into()),
+        false => env("XDG_CACHE_HOME").or_else(|| Some(env("HOME")?.join(".cache"))),
+    };
+    files.extend(cache.map(|dir: PathBuf| dir.join("containers/short-name-aliases.conf")));
     files
 }
 
@@ -305,6 +363,9 @@ mod tests {
             ("[[registry]]\nlocation = 5", "line 2: invalid type: integer `5`, expected a string"),
             ("[registries.search]\nregistries = []", "it is of version 1"),
             ("[[registry]]", "a registry has neither"),
+            ("short-name-mode = \"ask\"", "short-name-mode = \"ask\" is none of"),
+            ("unqualified-search-registries = [\"quay\"]", "\"quay\" of unqualified-search-registries isn't a registry"),
+            ("[aliases]\na = \"b\"", "the alias \"a\" means \"b\", which isn't a name with a registry"),
             ("[[registry]]\nlocation = \"https://a.example\"", "\"https://a.example\" has a scheme"),
             ("[[registry]]\nprefix = \"*.a.example/x\"", "the prefix \"*.a.example/x\" has a path"),
             ("[[registry]]\nlocation = \"a.example\"\nmirror = [{ location = \"\" }]", "a mirror has no `location`"),
@@ -322,13 +383,55 @@ mod tests {
     #[test]
     fn files_are_looked_for_where_podman_does() {
         let none = |_: &str| None;
-        assert_eq!(default_files(none), [Path::new("/etc/containers/registries.conf"), Path::new("/etc/containers/registries.conf.d")]);
-        let files = default_files(|name| match name {
-            "CONTAINERS_REGISTRIES_CONF" => Some("/mine".into()),
-            "HOME" => Some("/home/ann".into()),
-            _ => None,
-        });
+        let machine = ["/etc/containers/registries.conf", "/etc/containers/registries.conf.d"].map(PathBuf::from);
+        assert_eq!(default_files(none, false), machine);
+        assert_eq!(default_files(none, true)[2], Path::new("/var/cache/containers/short-name-aliases.conf"));
+        let files = default_files(
+            |name| match name {
+                "CONTAINERS_REGISTRIES_CONF" => Some("/mine".into()),
+                "HOME" => Some("/home/ann".into()),
+                _ => None,
+            },
+            false,
+        );
         assert_eq!(files[0], Path::new("/mine"));
         assert_eq!(files[2], Path::new("/home/ann/.config/containers/registries.conf.d"));
+        assert_eq!(files[3], Path::new("/home/ann/.cache/containers/short-name-aliases.conf"));
+    }
+
+    #[test]
+    fn short_names_mean_what_aliases_and_search_registries_say() {
+        fn meant(conf: &RegistriesConf, name: &str) -> String {
+            conf.candidates(name).unwrap().iter().map(Reference::to_string).collect::<Vec<_>>().join(" or ")
+        }
+        let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let none = RegistriesConf::default();
+        assert_eq!(meant(&none, "fedora:40"), "docker.io/library/fedora:40");
+        let mut several = conf(
+            "unqualified-search-registries = [\"quay.io\", \"docker.io\", \"a.example:5000/in\"]\nshort-name-mode = \"enforcing\"\n\
+             [aliases]\nfedora = \"registry.fedoraproject.org/fedora\"\n\"team/app\" = \"b.example/app\"",
+        );
+        let by_digest = format!("fedora@{digest}");
+        let cases = [
+            ("fedora", "registry.fedoraproject.org/fedora:latest".to_owned()),
+            ("fedora:40", "registry.fedoraproject.org/fedora:40".to_owned()),
+            (&by_digest, format!("registry.fedoraproject.org/fedora@{digest}")),
+            ("team/app:1", "b.example/app:1".to_owned()),
+            (
+                "team/fedora",
+                "quay.io/team/fedora:latest or docker.io/team/fedora:latest or a.example:5000/in/team/fedora:latest".to_owned(),
+            ),
+            ("debian", "quay.io/debian:latest or docker.io/library/debian:latest or a.example:5000/in/debian:latest".to_owned()),
+            // Whoever says a registry means it.
+            ("docker.io/fedora", "docker.io/library/fedora:latest".to_owned()),
+            ("localhost/fedora", "localhost/fedora:latest".to_owned()),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(meant(&several, name), expected, "{name}");
+        }
+        // A stronger file takes an alias back, and says where to search: nowhere.
+        several.add(Path::new("/later"), "unqualified-search-registries = []\n[aliases]\nfedora = \"\"").unwrap();
+        assert_eq!(meant(&several, "fedora"), "");
+        assert_eq!(meant(&several, "team/app"), "b.example/app:latest");
     }
 }

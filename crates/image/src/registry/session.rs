@@ -27,7 +27,7 @@ use super::retry::{Backoff, retry_after};
 use super::settings::Settings;
 use super::source::{Source, sources};
 use super::token::{Service, TOKEN_MAX, Token, basic, bearer};
-use super::transport::{Tls, Transport};
+use super::transport::{Manner, Tls, Transport};
 use crate::error::{Error, Verb};
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -139,6 +139,7 @@ pub(super) struct Pace {
 struct Owner<'a> {
     owns: &'a (dyn Fn(&Url) -> bool + Send + Sync),
     tls: &'a Tls,
+    dial: Duration,
     secrets: HeaderMap,
 }
 
@@ -310,7 +311,7 @@ impl Session {
         if source.plain() && call.url.scheme() == "https" && source.lax {
             let _ = call.url.set_scheme("http");
         }
-        self.hops(call, Owner { owns: &|url| source.owns(url), tls: &source.tls, secrets }).await
+        self.hops(call, Owner { owns: &|url| source.owns(url), tls: &source.tls, dial: source.dial, secrets }).await
     }
 
     /// Finds out what to show a registry. None where there is nothing, or it was shown already.
@@ -386,7 +387,7 @@ impl Session {
         let tls = if source.owns(&service.realm) { source.tls.clone() } else { self.tls_of_others(&service.realm) };
         let mut backoff = self.backoff(source);
         loop {
-            let owner = Owner { owns: &|url: &Url| url.origin() == origin, tls: &tls, secrets: secrets.clone() };
+            let owner = Owner { owns: &|url: &Url| url.origin() == origin, tls: &tls, dial: source.dial, secrets: secrets.clone() };
             let failure = match self.hops(call.clone(), owner).await {
                 Ok((response, _)) if response.status().is_success() => match self.body(&address, response, TOKEN_MAX).await {
                     Ok(body) => {
@@ -424,7 +425,8 @@ impl Session {
                 (_, true) => Some(owner.tls.clone()),
                 (_, false) => Some(self.tls_of_others(&url)),
             };
-            let client = self.client(tls).await.map_err(|e| Failure::new(address(&url), Kind::Other(Box::new(e))))?;
+            let client =
+                self.client(Manner { tls, dial: owner.dial }).await.map_err(|e| Failure::new(address(&url), Kind::Other(Box::new(e))))?;
             let mut request = client.request(method.clone(), url.clone()).headers(headers.clone());
             if own {
                 request = request.headers(owner.secrets.clone());
@@ -459,13 +461,13 @@ impl Session {
         Err(Failure::new(address(&url), Kind::Unsafe("redirects without end".to_owned())))
     }
 
-    async fn client(&self, tls: Option<Tls>) -> Result<reqwest::Client, Error> {
-        if let Some(client) = self.transport.made(tls.as_ref()) {
+    async fn client(&self, manner: Manner) -> Result<reqwest::Client, Error> {
+        if let Some(client) = self.transport.made(&manner) {
             return Ok(client);
         }
         // The first of its kind: certificates are read from the disk.
         let transport = self.transport.clone();
-        match tokio::task::spawn_blocking(move || transport.client(tls.as_ref())).await {
+        match tokio::task::spawn_blocking(move || transport.client(manner)).await {
             Ok(client) => client,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
             Err(_) => Err(Error::Stopped { verb: self.verb, image: self.reference.to_string() }),

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// How often something is tried again.
 pub(super) const RETRIES: u32 = 4;
+/// How long connecting may take.
+const DIAL: Duration = Duration::from_secs(20);
 /// How long a registry may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Who sends fewer bytes a second than this,
@@ -38,6 +40,8 @@ pub(super) struct Settings {
     /// Directories of containerd's `hosts.toml`, the first that knows a registry counts.
     pub(super) certs_d: Vec<PathBuf>,
     pub(super) retries: u32,
+    /// How long connecting may take.
+    pub(super) dial: Duration,
     pub(super) stall: Duration,
     /// Bytes a second that an answer has to bring, and over how long.
     pub(super) rate: (u64, Duration),
@@ -70,6 +74,7 @@ impl Default for Settings {
             registries_conf: Vec::new(),
             certs_d: Vec::new(),
             retries: RETRIES,
+            dial: DIAL,
             stall: SILENCE,
             rate: (RATE, RATE_OVER),
             patience: PATIENCE,
@@ -90,6 +95,7 @@ impl fmt::Debug for Settings {
             .field("registries_conf", &self.registries_conf)
             .field("certs_d", &self.certs_d)
             .field("retries", &self.retries)
+            .field("dial", &self.dial)
             .field("stall", &self.stall)
             .field("rate", &self.rate)
             .finish_non_exhaustive()

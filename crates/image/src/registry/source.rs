@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -34,6 +35,8 @@ pub(super) struct Source {
     /// HTTPS without a look at the certificate, and plain HTTP where there is no TLS.
     pub(super) lax: bool,
     pub(super) tls: Tls,
+    /// How long connecting may take.
+    pub(super) dial: Duration,
     headers: HeaderMap,
     /// Whose images a mirror is to serve (containerd's parameter `ns`).
     namespace: Option<String>,
@@ -45,6 +48,8 @@ pub(super) struct Source {
     pub(super) down: AtomicBool,
     pub(super) access: Mutex<Access>,
     found: OnceCell<Found>,
+    /// Who is asked for credentials, where files say it.
+    helpers: Option<Vec<String>>,
 }
 
 impl Source {
@@ -68,6 +73,7 @@ impl Source {
             plain: AtomicBool::new(plain),
             lax: false,
             tls,
+            dial: settings.dial,
             headers: HeaderMap::new(),
             namespace: None,
             mirror: false,
@@ -76,6 +82,7 @@ impl Source {
             down: AtomicBool::new(false),
             access: Mutex::default(),
             found: OnceCell::new(),
+            helpers: None,
         }
     }
 
@@ -99,6 +106,7 @@ impl Source {
         source.prefix.clone_from(&host.prefix);
         source.plain = AtomicBool::new(settings.plain.get(&host.authority).copied().unwrap_or(host.plain));
         source.tls.unverified |= host.skip_verify;
+        source.dial = host.dial.unwrap_or(source.dial);
         for path in &host.ca {
             source.tls.roots.push(fs::read(path).map_err(disk("read", path))?);
         }
@@ -165,8 +173,9 @@ impl Source {
     pub(super) async fn found(&self, settings: &Settings) -> Result<&Found, Error> {
         let look = || async {
             let (given, only) = (settings.credentials.clone(), settings.auth_file.clone());
-            let (name, repository) = (self.name.clone(), self.repository.clone());
-            match tokio::task::spawn_blocking(move || find(&given, only.as_deref(), &name, &repository)).await {
+            let (name, repository, helpers) = (self.name.clone(), self.repository.clone(), self.helpers.clone());
+            let look = move || find(&given, only.as_deref(), helpers.as_deref(), &name, &repository);
+            match tokio::task::spawn_blocking(look).await {
                 Ok(found) => found,
                 Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
                 Err(e) => Err(Error::Credentials { registry: self.name.clone(), place: "a file".into(), why: e.to_string() }),
@@ -210,7 +219,8 @@ pub(super) fn sources(settings: &Settings, reference: &Reference, verb: Verb) ->
         own = Some(source);
     }
 
-    if let Some(entry) = configuration(settings)?.find(registry, repository) {
+    let configuration = configuration(settings)?;
+    if let Some(entry) = configuration.find(registry, repository) {
         if entry.blocked {
             return Err(Error::Blocked { verb, image: reference.to_string(), place: entry.file.clone() });
         }
@@ -233,6 +243,9 @@ pub(super) fn sources(settings: &Settings, reference: &Reference, verb: Verb) ->
         }
     }
     sources.push(own.unwrap_or_else(|| Source::new(settings, registry, repository)));
+    for source in &mut sources {
+        source.helpers.clone_from(&configuration.helpers);
+    }
     Ok(sources)
 }
 
@@ -274,7 +287,7 @@ fn certificates_of(dir: &Path, tls: &mut Tls) -> Result<(), Error> {
 }
 
 /// What the files of registries.conf say together.
-fn configuration(settings: &Settings) -> Result<RegistriesConf, Error> {
+pub(super) fn configuration(settings: &Settings) -> Result<RegistriesConf, Error> {
     let mut conf = RegistriesConf::default();
     for (path, must) in &settings.registries_conf {
         let mut files = vec![path.clone()];

@@ -8,17 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use reqwest::{NoProxy, Proxy as HttpProxy, redirect};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use super::settings::{Proxy, Settings};
 use crate::error::{Error, shortened};
-
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(20);
+use crate::tls;
 
 /// How a host is convinced that we are we, and we that it is it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -31,11 +27,19 @@ pub(super) struct Tls {
     pub(super) unverified: bool,
 }
 
+/// How connections to a host are made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Manner {
+    /// None for plain HTTP.
+    pub(super) tls: Option<Tls>,
+    /// How long connecting may take.
+    pub(super) dial: Duration,
+}
+
 /// Makes clients, and keeps them.
 #[derive(Debug)]
 pub(super) struct Transport {
-    /// By manner of TLS; none for plain HTTP.
-    clients: Mutex<HashMap<Option<Tls>, reqwest::Client>>,
+    clients: Mutex<HashMap<Manner, reqwest::Client>>,
     roots: Arc<OnceLock<RootCertStore>>,
     proxies: Vec<HttpProxy>,
 }
@@ -46,17 +50,17 @@ impl Transport {
     }
 
     /// A client that was made before.
-    pub(super) fn made(&self, tls: Option<&Tls>) -> Option<reqwest::Client> {
-        self.clients.lock().unwrap_or_else(|e| e.into_inner()).get(&tls.cloned()).cloned()
+    pub(super) fn made(&self, manner: &Manner) -> Option<reqwest::Client> {
+        self.clients.lock().unwrap_or_else(|e| e.into_inner()).get(manner).cloned()
     }
 
-    /// A client for plain HTTP, or for a manner of TLS. May read certificates from the disk.
-    pub(super) fn client(&self, tls: Option<&Tls>) -> Result<reqwest::Client, Error> {
+    /// A client for a manner of connecting. May read certificates from the disk.
+    pub(super) fn client(&self, manner: Manner) -> Result<reqwest::Client, Error> {
         let mut clients = self.clients.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(client) = clients.get(&tls.cloned()) {
+        if let Some(client) = clients.get(&manner) {
             return Ok(client.clone());
         }
-        let config = match tls {
+        let config = match &manner.tls {
             // reqwest wants one; without authorities it connects to nobody.
             None => builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth(),
             Some(tls) => self.config(tls)?,
@@ -66,47 +70,38 @@ impl Transport {
             .no_proxy()
             .redirect(redirect::Policy::none())
             .referer(false)
-            .connect_timeout(CONNECT)
+            .connect_timeout(manner.dial)
             .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")));
         for proxy in &self.proxies {
             builder = builder.proxy(proxy.clone());
         }
         let client = builder.build().map_err(|e| Error::Setting { what: "the HTTP client".into(), why: e.to_string() })?;
-        clients.insert(tls.cloned(), client.clone());
+        clients.insert(manner, client.clone());
         Ok(client)
     }
 
     fn config(&self, tls: &Tls) -> Result<ClientConfig, Error> {
         let builder = builder()?;
         let builder = match tls.unverified {
-            true => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(Arc::new(ring::default_provider())))),
+            true => tls::of_anybody(builder),
             false => builder.with_root_certificates(self.authorities(&tls.roots)?),
         };
         let Some((certificates, key)) = &tls.identity else {
             return Ok(builder.with_no_client_auth());
         };
         let fail = |why: String| Error::Setting { what: "the client certificate".into(), why };
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_slice_iter(certificates).collect::<Result<_, _>>().map_err(|e| fail(e.to_string()))?;
-        if chain.is_empty() {
-            return Err(fail("there is no certificate in it".into()));
-        }
+        let chain = tls::certificates(certificates).map_err(fail)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| fail(format!("its key: {e}")))?;
         builder.with_client_auth_cert(chain, key).map_err(|e| fail(e.to_string()))
     }
 
     /// Those of the machine, and others.
     fn authorities(&self, more: &[Vec<u8>]) -> Result<RootCertStore, Error> {
-        let mut roots = self.roots.get_or_init(of_this_machine).clone();
+        let mut roots = self.roots.get_or_init(tls::of_this_machine).clone();
         for pem in more {
             let fail = |why: String| Error::Setting { what: "the certificate of an authority".into(), why };
-            let mut any = false;
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate.map_err(|e| fail(e.to_string()))?).map_err(|e| fail(e.to_string()))?;
-                any = true;
-            }
-            if !any {
-                return Err(fail("it isn't PEM".into()));
+            for certificate in tls::certificates(pem).map_err(fail)? {
+                roots.add(certificate).map_err(|e| fail(e.to_string()))?;
             }
         }
         if roots.is_empty() {
@@ -118,60 +113,8 @@ impl Transport {
     }
 }
 
-fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, Error> {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Error::Setting { what: "TLS".into(), why: e.to_string() })
-}
-
-/// What can't be read is left out, as others do: a machine's directory often has a file too many.
-fn of_this_machine() -> RootCertStore {
-    let found = rustls_native_certs::load_native_certs();
-    for error in found.errors {
-        tracing::warn!(%error, "a trusted certificate can't be read");
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    roots
-}
-
-/// Accepts every certificate. That whoever shows it has its key is still asked for.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {
+    tls::builder().map_err(|e| Error::Setting { what: "TLS".into(), why: e.to_string() })
 }
 
 /// Hosts that no proxy is asked for, whatever else is said: a proxy's localhost is another one.
