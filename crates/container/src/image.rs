@@ -78,6 +78,7 @@ pub(crate) async fn by_name(engine: &Engine, name: &str, progress: Option<OnProg
 
 /// Which of what a reference means, and whether the registry is asked though it's here.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "registry"), expect(dead_code, reason = "there is no registry to want it of"))]
 pub(crate) struct Want {
     pub(crate) platform: Platform,
     pub(crate) whole: bool,

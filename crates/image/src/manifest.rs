@@ -123,7 +123,6 @@ impl Document {
     }
 
     /// What a document is to be called: what it says itself, else Docker's name if its config is Docker's.
-    #[cfg(feature = "registry")]
     pub(crate) fn media_type(bytes: &[u8]) -> &'static str {
         let raw = from_json::<Raw>(bytes).ok();
         let said = raw.as_ref().and_then(|raw| raw.media_type.as_deref()).unwrap_or_default();
