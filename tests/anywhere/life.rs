@@ -403,10 +403,10 @@ fn handles_are_send_sync_and_static_and_their_futures_send() {
     sent(Container::remove);
     sent(|container| container.signal(Signal::TERM));
     sent(|container| container.stop(Duration::ZERO));
-    built(ContainerBuilder::output);
-    built(ContainerBuilder::status);
-    built(ContainerBuilder::spawn);
-    built(ContainerBuilder::run);
+    built(<ContainerBuilder>::output);
+    built(<ContainerBuilder>::status);
+    built(<ContainerBuilder>::spawn);
+    built(<ContainerBuilder>::run);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests that pass for root and for a plain user alike.
 
+mod blocking;
 mod changes;
 mod connect;
 mod copy;

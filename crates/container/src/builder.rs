@@ -1,5 +1,6 @@
 //! The description of a container, and the verbs that end it.
 
+use crate::blocking::Async;
 use crate::command::{Command, command_setters};
 use crate::container::{self, Container};
 use crate::copy::CopyIn;
@@ -21,6 +22,8 @@ use coracle_spawn::{HealthTest, Rlimit};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,11 +51,22 @@ pub(crate) enum Source {
     Snapshot(String),
 }
 
-/// Describes a container. Plain data: setters never fail, nothing happens before [`output`](Self::output),
-/// [`status`](Self::status), [`spawn`](Self::spawn) or [`run`](Self::run), and a ready-made fixture is a function that returns one.
+/// Describes a container. Plain data: setters never fail, nothing happens before `output()`, `status()`, `spawn()` or `run()`, and a
+/// ready-made fixture is a function that returns one.
+///
+/// Its ends are futures; those of [`blocking::ContainerBuilder`](crate::blocking::ContainerBuilder), which [`blocking`](Self::blocking) makes
+/// of it, have the same names and are none.
 #[derive(Clone)]
 #[must_use = "a description does nothing until output(), status(), spawn() or run()"]
-pub struct ContainerBuilder {
+pub struct ContainerBuilder<Face = Async> {
+    pub(crate) described: Described,
+    face: PhantomData<Face>,
+}
+
+/// What was said of a container, whichever way it is waited for.
+#[derive(Clone)]
+#[doc(hidden)]
+pub struct Described {
     pub(crate) engine: Option<Engine>,
     pub(crate) source: Source,
     pub(crate) entrypoint: Option<Vec<OsString>>,
@@ -116,9 +130,9 @@ impl Container {
     }
 }
 
-impl ContainerBuilder {
+impl<Face> ContainerBuilder<Face> {
     pub(crate) fn new(source: Source) -> Self {
-        Self {
+        let described = Described {
             engine: None,
             source,
             entrypoint: None,
@@ -155,7 +169,13 @@ impl ContainerBuilder {
             wait: None,
             startup_timeout: wait::STARTUP_TIMEOUT,
             health: Health::OfImage,
-        }
+        };
+        Self { described, face: PhantomData }
+    }
+
+    /// The same description, with ends of another kind.
+    pub(crate) fn faced<Other>(self) -> ContainerBuilder<Other> {
+        ContainerBuilder { described: self.described, face: PhantomData }
     }
 
     /// The engine to run in; this process's default if nothing is said.
@@ -419,6 +439,13 @@ impl ContainerBuilder {
         self.progress = Some(Arc::new(callback));
         self
     }
+}
+
+impl ContainerBuilder {
+    /// The same description for who has no runtime and wants none: its ends block the thread that calls them.
+    pub fn blocking(self) -> crate::blocking::ContainerBuilder {
+        self.faced()
+    }
 
     /// Runs it to its end, and answers when everything is taken back: all that it said, how it ended, what it used. Non-zero is no
     /// error.
@@ -487,7 +514,23 @@ impl ContainerBuilder {
     }
 }
 
-impl fmt::Debug for ContainerBuilder {
+#[doc(hidden)]
+impl<Face> Deref for ContainerBuilder<Face> {
+    type Target = Described;
+
+    fn deref(&self) -> &Described {
+        &self.described
+    }
+}
+
+#[doc(hidden)]
+impl<Face> DerefMut for ContainerBuilder<Face> {
+    fn deref_mut(&mut self) -> &mut Described {
+        &mut self.described
+    }
+}
+
+impl<Face> fmt::Debug for ContainerBuilder<Face> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ContainerBuilder")
             .field("source", &self.source)

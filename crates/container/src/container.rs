@@ -495,7 +495,7 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
         Some(name) => Some(kept::claim(&engine, name).await?),
         None => None,
     };
-    let mut child = executed(spawn.start()?, builder.files).await?.await?;
+    let mut child = executed(spawn.start()?, builder.described.files).await?.await?;
     drop(claim);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     // Where too many descriptors of this user's were on their way for one more, the file is still there for a command that lives.
@@ -526,7 +526,7 @@ async fn to_the_end(mut builder: ContainerBuilder, defaults: &Defaults) -> Resul
     let input = builder.command.take_input();
     let (_, Lowered { spawn, enforced, waived, live, .. }) = plan(&builder, defaults).await?;
     // Nobody but us waits for it, and we wait for everything: the supervisor need not tell before.
-    let starting = executed(spawn.told_at_end(true).start()?, builder.files).await?;
+    let starting = executed(spawn.told_at_end(true).start()?, builder.described.files).await?;
     let Complete { child, stdout, stderr } = complete::run(starting, input).await?;
     let left = poll_fn(|cx| child.poll_gone(cx)).await?;
     if !left.is_empty() {

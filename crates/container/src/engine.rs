@@ -8,6 +8,7 @@
 //!    run/ID/                                   a container: lock, record, upper/, work/, control
 //! ```
 
+use crate::blocking::Async;
 use crate::container::{Container, control_socket, log_file};
 use crate::error::Error;
 use crate::filter::Filter;
@@ -21,6 +22,7 @@ use coracle_layers::{LayerStore, Options, Ownership};
 use coracle_spawn::{IdMap, Log};
 use std::fs::DirBuilder;
 use std::io;
+use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -57,7 +59,7 @@ pub(crate) struct Inner {
 /// Chooses where an [`Engine`] keeps things.
 #[derive(Debug, Clone, Default)]
 #[must_use]
-pub struct EngineBuilder {
+pub struct EngineBuilder<Face = Async> {
     root: Option<PathBuf>,
     cgroup_parent: Option<PathBuf>,
     make_room: bool,
@@ -65,6 +67,7 @@ pub struct EngineBuilder {
     registries: coracle_image::RegistryClient,
     durability: Durability,
     drop_blobs: bool,
+    face: PhantomData<Face>,
 }
 
 static DEFAULT: Mutex<Option<Engine>> = Mutex::new(None);
@@ -319,7 +322,7 @@ impl Engine {
     }
 }
 
-impl EngineBuilder {
+impl<Face> EngineBuilder<Face> {
     /// The directory for images and running containers. It must be able to hold overlays' upper directories: no overlayfs, no NFS.
     pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
         self.root = Some(root.into());
@@ -363,11 +366,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Makes the directory if it isn't there, looks at the host, and takes back what dead containers left. Blocks.
-    ///
-    /// # Errors
-    /// [`Error::State`].
-    pub fn open(self) -> Result<Engine, Error> {
+    pub(crate) fn opened(self) -> Result<Engine, Error> {
         let root = match self.root {
             Some(root) => std::path::absolute(&root).map_err(|source| Error::State { attempted: "use", path: root, source })?,
             None => default_root()?,
@@ -400,6 +399,16 @@ impl EngineBuilder {
         let engine = Engine(Arc::new(inner));
         engine.sweep()?;
         Ok(engine)
+    }
+}
+
+impl EngineBuilder {
+    /// Makes the directory if it isn't there, looks at the host, and takes back what dead containers left. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn open(self) -> Result<Engine, Error> {
+        self.opened()
     }
 }
 

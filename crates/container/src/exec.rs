@@ -1,5 +1,6 @@
 //! One more command in a container that runs: its description, and its handle.
 
+use crate::blocking::Async;
 use crate::command::{Command, command_setters};
 use crate::complete::{self, Complete};
 use crate::container::{COLLECTED, Defaults, INHERITED, PIPED};
@@ -11,6 +12,7 @@ use coracle_spawn::{Child, Ended, Interior, Running, Signal, Starting};
 use std::ffi::OsString;
 use std::fmt;
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use std::time::Duration;
 /// descent; a process of the container that kills the one that keeps track of them can keep them alive, until the container ends.
 #[derive(Clone)]
 #[must_use = "a description does nothing until output(), status() or spawn()"]
-pub struct ExecBuilder {
+pub struct ExecBuilder<Face = Async> {
     /// None of a container that doesn't run.
     interior: Option<Interior>,
     words: Vec<OsString>,
@@ -33,6 +35,7 @@ pub struct ExecBuilder {
     background: bool,
     enforced: Vec<Enforced>,
     waived: Vec<Refusal>,
+    face: PhantomData<Face>,
 }
 
 /// What is read of the command's own control group at its end; behind it comes v1's count of memory kills in the container.
@@ -51,9 +54,26 @@ fn verdict(ended: &Ended) -> (ExitStatus, Usage) {
     (ExitStatus::new(ended, &Events::from_raw(raw.iter().copied())), Usage::new(ended, &raw))
 }
 
-impl ExecBuilder {
+impl<Face> ExecBuilder<Face> {
     pub(crate) fn new(interior: Option<Interior>, words: Vec<OsString>, enforced: Vec<Enforced>, waived: Vec<Refusal>) -> Self {
-        Self { interior, words, workdir: None, user: None, command: Command::default(), wall: None, background: false, enforced, waived }
+        Self {
+            interior,
+            words,
+            workdir: None,
+            user: None,
+            command: Command::default(),
+            wall: None,
+            background: false,
+            enforced,
+            waived,
+            face: PhantomData,
+        }
+    }
+
+    /// The same description, with ends of another kind.
+    pub(crate) fn faced<Other>(self) -> ExecBuilder<Other> {
+        let Self { interior, words, workdir, user, command, wall, background, enforced, waived, face: _ } = self;
+        ExecBuilder { interior, words, workdir, user, command, wall, background, enforced, waived, face: PhantomData }
     }
 
     command_setters!(
@@ -88,7 +108,9 @@ impl ExecBuilder {
         self.background = yes;
         self
     }
+}
 
+impl ExecBuilder {
     /// Runs it to its end: all that it said, how it ended, what it used. Non-zero is no error. Answers when all that it started has ended,
     /// so that nobody in there can keep it by holding a stream open.
     ///
@@ -153,7 +175,7 @@ impl ExecBuilder {
     }
 }
 
-impl fmt::Debug for ExecBuilder {
+impl<Face> fmt::Debug for ExecBuilder<Face> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExecBuilder")
             .field("command", &self.words)

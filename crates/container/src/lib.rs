@@ -13,6 +13,7 @@
 //! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
 //! - [`Network`] says where a container is: nowhere, in a private network, or where this process is. [`publish`](ContainerBuilder::publish)
 //!   answers its ports on this host.
+//! - [`blocking`] has the same names for who has no runtime and wants none.
 //! - [`Engine`] holds images and running containers below one directory; whoever says nothing gets one a process. It pulls, lists,
 //!   inspects, tags, removes, prunes, checks, saves and loads images.
 //!
@@ -46,6 +47,7 @@
 compile_error!("coracle needs Linux: containers are made of Linux namespaces");
 
 mod background;
+pub mod blocking;
 mod builder;
 mod changes;
 mod command;

@@ -1,11 +1,13 @@
 //! What a container said: which of it is wanted, and the lines as they come.
 
+use crate::blocking::{self, Async};
 use crate::error::Error;
 use coracle_spawn::{Log, LogLine, LogReader, OutputStream};
 use futures_core::Stream;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
@@ -13,11 +15,12 @@ use std::time::SystemTime;
 /// What is wanted of a container's log: [`Container::logs`](crate::Container::logs) begins it. All that is kept, if nothing is said.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is read before collect() or follow()"]
-pub struct Logs {
+pub struct Logs<Face = Async> {
     id: String,
     log: Option<Log>,
     tail: Option<usize>,
     wanted: Wanted,
+    face: PhantomData<Face>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,9 +38,14 @@ impl Wanted {
     }
 }
 
-impl Logs {
+impl<Face> Logs<Face> {
     pub(crate) fn new(id: String, log: Option<Log>) -> Self {
-        Self { id, log, tail: None, wanted: Wanted { since: None, until: None, stream: None } }
+        Self { id, log, tail: None, wanted: Wanted { since: None, until: None, stream: None }, face: PhantomData }
+    }
+
+    /// The same, with lines that are waited for in another way.
+    pub(crate) fn faced<Other>(self) -> Logs<Other> {
+        Logs { id: self.id, log: self.log, tail: self.tail, wanted: self.wanted, face: PhantomData }
     }
 
     /// Only the last so many of the lines that are there, of those that are wanted otherwise.
@@ -80,11 +88,7 @@ impl Logs {
         Ok(lines.into())
     }
 
-    /// The lines that are there, and then each as it comes, until the container has ended.
-    ///
-    /// # Errors
-    /// [`Error::NoLog`]; [`Error::State`].
-    pub fn follow(self) -> Result<LogStream, Error> {
+    pub(crate) fn following(self) -> Result<LogStream, Error> {
         let mut reader = self.log()?.lines();
         let mut ready = VecDeque::new();
         if self.tail.is_some() {
@@ -103,14 +107,15 @@ impl Logs {
     /// # Errors
     /// [`Error::NoLog`]; [`Error::State`].
     pub fn forward_to_tracing(self) -> Result<(), Error> {
-        let failed = |source| Error::State { attempted: "start a thread for the log of", path: self.id.clone().into(), source };
+        let id = self.id.clone();
+        let failed = |source| Error::State { attempted: "start a thread for the log of", path: id.into(), source };
         let builder = std::thread::Builder::new().name("coracle-log".into());
-        let mut lines = self.clone().follow()?;
+        let mut lines = self.following()?;
         // The caller's subscriber may be his thread's own.
         let dispatch = tracing::dispatcher::get_default(Clone::clone);
         let thread = builder.spawn(move || {
             tracing::dispatcher::with_default(&dispatch, || {
-                while let Ok(Some(line)) = block_on(lines.next()) {
+                while let Ok(Some(line)) = blocking::wait(lines.next()) {
                     let stream = if line.stream == OutputStream::Stdout { "stdout" } else { "stderr" };
                     tracing::info!(target: "coracle_container::logs", container = %lines.id, stream, "{}", line.text());
                 }
@@ -136,6 +141,16 @@ impl Logs {
             }
         }
         Ok(lines)
+    }
+}
+
+impl Logs {
+    /// The lines that are there, and then each as it comes, until the container has ended.
+    ///
+    /// # Errors
+    /// [`Error::NoLog`]; [`Error::State`].
+    pub fn follow(self) -> Result<LogStream, Error> {
+        self.following()
     }
 }
 
@@ -189,23 +204,5 @@ impl Stream for LogStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll(cx).map(Result::transpose)
-    }
-}
-
-/// Runs a future to its end on this thread.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(std::thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let mut future = std::pin::pin!(future);
-    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
-        }
     }
 }
