@@ -45,7 +45,7 @@ fn a_life_is_the_same_on_every_kind_of_thread() {
         let lines: Vec<_> = container.logs().follow().expect("it is kept").map(|line| line.expect("a line").text().into_owned()).collect();
         assert_eq!(lines, ["said"]);
         container.remove().expect("all is taken back");
-        assert_eq!(place.left_now(), Vec::<String>::new());
+        place.assert_clean();
     });
 }
 
