@@ -3,6 +3,7 @@
 mod fixtures;
 mod full_disk;
 mod interop;
+mod names;
 mod networks;
 mod store;
 mod syscalls;

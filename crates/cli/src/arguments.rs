@@ -371,11 +371,15 @@ pub(crate) struct Run {
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     pub(crate) mac_address: Option<String>,
 
+    /// One more name by which others in its private networks find the container
+    #[arg(long, visible_alias = "net-alias", value_name = "NAME", help_heading = "Network")]
+    pub(crate) network_alias: Vec<String>,
+
     /// One more line of /etc/hosts; host-gateway is this host
     #[arg(long, value_name = "NAME:ADDRESS", help_heading = "Network")]
     pub(crate) add_host: Vec<String>,
 
-    /// A server to ask for names, instead of this host's
+    /// A server to ask for names outside of its networks, instead of this host's
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     pub(crate) dns: Vec<String>,
 

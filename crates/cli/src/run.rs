@@ -143,11 +143,12 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
         if let Some(mac) = arguments.mac_address.as_ref().filter(|_| n == 0) {
             network = network.mac(mac);
         }
-        builder = builder.network(network);
+        builder = builder.network(arguments.network_alias.iter().fold(network, |network, name| network.alias(name)));
     }
-    if arguments.network.is_empty() && (arguments.ip.is_some() || arguments.mac_address.is_some()) {
+    let private = arguments.ip.is_some() || arguments.mac_address.is_some() || !arguments.network_alias.is_empty();
+    if arguments.network.is_empty() && private {
         faults.push(Fault::new(
-            "--ip and --mac-address are for private networks",
+            "--ip, --mac-address and --network-alias are for private networks",
             "name one: --network bridge, or one of `coracle network ls`",
         ));
     }

@@ -72,6 +72,7 @@ mod limits;
 mod logs;
 mod lower;
 mod mount;
+mod name_list;
 mod names;
 mod network;
 mod networks;

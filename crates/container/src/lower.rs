@@ -9,7 +9,7 @@ use crate::limits::MemorySize;
 use crate::mount;
 use crate::names;
 use crate::network::{Kind, Wanted};
-use crate::networks;
+use crate::networks::{self, Who};
 use crate::publish::{Publish, PublishedPort};
 use crate::rootfs::{self, Lower};
 use crate::snapshot;
@@ -324,6 +324,14 @@ pub(crate) enum Life {
     Another { id: String, description: Box<Description> },
 }
 
+/// The name by which others find it.
+fn name_of<'a>(builder: &'a ContainerBuilder, life: &'a Life) -> Option<&'a str> {
+    match life {
+        Life::Only => builder.name.as_deref(),
+        Life::Another { description, .. } => description.name.as_deref(),
+    }
+}
+
 /// Puts the whole plan together. The only effects are the image's: fetched and unpacked layers.
 pub(crate) async fn lower(
     engine: &Engine,
@@ -355,7 +363,7 @@ pub(crate) async fn lower(
     }
     let hostname = hostname(builder, &id);
     let host_network = builder.networks.iter().any(|network| network.kind == Kind::Host);
-    let shared = builder.networks.iter().any(|network| matches!(network.kind, Kind::Container(_) | Kind::Shared(_)));
+    let shared = builder.networks.iter().any(|network| matches!(network.kind, Kind::Container(_) | Kind::Shared(..)));
     if !host_network && !shared {
         let loopback = coracle_netns::Batch::loopback_up();
         spawn = spawn.netlink(loopback.bytes().to_vec(), loopback.len() as u32);
@@ -366,7 +374,8 @@ pub(crate) async fn lower(
         ports.extend(publish.reserve()?);
     }
     let networks: Vec<_> = builder.networks.iter().cloned().zip(checked.networks).collect();
-    let (with_networks, attached) = networks::attach(engine, spawn, &networks, ports)?;
+    let (with_networks, attached) =
+        networks::attach(engine, spawn, &networks, ports, &Who { id: &id, name: name_of(builder, &life), dns: &builder.dns })?;
     spawn = with_networks;
     let test = tested(builder, config.as_ref());
     let readiness = match &life {

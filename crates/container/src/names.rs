@@ -4,9 +4,9 @@ use crate::builder::ContainerBuilder;
 use crate::error::Problem;
 use crate::network::Kind;
 use crate::networks::Attached;
-use coracle_spawn::Mount;
+use coracle_spawn::{Mount, Resolver};
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 /// What was said about servers for names; what wasn't is this host's.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,11 @@ pub(crate) struct Dns {
     pub(crate) search: Vec<String>,
     pub(crate) options: Vec<String>,
 }
+
+/// Where a container of private networks asks for names. No other address: who asks is known by it.
+const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+/// Where that is answered: port 53 is the container's own. One that IANA has reserved.
+pub(crate) const BEHIND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 1011);
 
 /// This host, as a private network reaches it.
 const HOST_GATEWAY: &str = "host-gateway";
@@ -63,11 +68,12 @@ pub(crate) fn files(builder: &ContainerBuilder, hostname: &str, attached: &Attac
     let of_host = |path: &str| std::fs::read(path).unwrap_or_default();
     let host_network = builder.networks.iter().any(|network| network.kind == Kind::Host);
     let said = !builder.dns.servers.is_empty() || !builder.dns.search.is_empty() || !builder.dns.options.is_empty();
-    let leads_out = attached.gateway.is_some() || builder.networks.iter().any(|n| matches!(n.kind, Kind::Container(_) | Kind::Shared(_)));
-    let resolv = match (host_network, leads_out || said) {
+    let shared = builder.networks.iter().any(|n| matches!(n.kind, Kind::Container(_) | Kind::Shared(..)));
+    let resolv = match (host_network, shared || said) {
+        (false, _) if attached.resolver => resolv_conf(&builder.dns, Some(RESOLVER)).into_bytes(),
         (true, _) if !said => of_host("/etc/resolv.conf"),
         (false, false) => b"# This container has no network beyond itself.\n".to_vec(),
-        _ => resolv_conf(&builder.dns).into_bytes(),
+        _ => resolv_conf(&builder.dns, None).into_bytes(),
     };
     let mut hosts = if host_network { of_host("/etc/hosts") } else { own_hosts(hostname, attached).into_bytes() };
     for (name, address) in &builder.hosts {
@@ -96,10 +102,27 @@ fn own_hosts(hostname: &str, attached: &Attached) -> String {
     hosts
 }
 
-fn resolv_conf(dns: &Dns) -> String {
+/// `host` unless something else was said.
+fn or(said: &[String], host: Vec<String>) -> Vec<String> {
+    if said.is_empty() { host } else { said.to_vec() }
+}
+
+/// A server for names in a container of private networks: these networks' names, and others where one of them leads out.
+pub(crate) fn resolver(dns: &Dns, leads_out: bool) -> Resolver {
     let host = coracle_netns::resolvers();
-    let or = |said: &[String], host: Vec<String>| if said.is_empty() { host } else { said.to_vec() };
-    let servers = or(&dns.servers, host.servers.iter().map(IpAddr::to_string).collect());
+    let said = dns.servers.iter().filter_map(|server| server.parse::<IpAddr>().ok()).map(|ip| SocketAddr::new(ip, 53));
+    let servers: Vec<SocketAddr> = if dns.servers.is_empty() { host.here } else { said.collect() };
+    let resolver = Resolver::new(BEHIND.into());
+    let resolver = or(&dns.search, host.search).into_iter().fold(resolver, Resolver::domain);
+    servers.into_iter().filter(|_| leads_out).fold(resolver, Resolver::server)
+}
+
+fn resolv_conf(dns: &Dns, resolver: Option<IpAddr>) -> String {
+    let host = coracle_netns::resolvers();
+    let servers = match resolver {
+        Some(resolver) => vec![resolver.to_string()],
+        None => or(&dns.servers, host.servers.iter().map(IpAddr::to_string).collect()),
+    };
     let mut text = String::new();
     if servers.is_empty() {
         text.push_str("# This host asks for names at a loopback address, which is another one in here.\n");

@@ -24,6 +24,7 @@ pub struct Network {
     pub(crate) kind: Kind,
     pub(crate) address: Option<String>,
     pub(crate) mac: Option<String>,
+    pub(crate) aliases: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -32,8 +33,8 @@ pub(crate) enum Kind {
     Host,
     /// Another container's, by the beginning of its id.
     Container(String),
-    /// Another container's, by its first process.
-    Shared(u32),
+    /// Another container's, by its first process, and whether it is in a private network.
+    Shared(u32, bool),
     Named(String),
     Private(Private),
 }
@@ -56,7 +57,7 @@ impl Eq for Private {}
 
 impl Network {
     fn new(kind: Kind) -> Self {
-        Self { kind, address: None, mac: None }
+        Self { kind, address: None, mac: None, aliases: Vec::new() }
     }
 
     /// A network namespace with nothing but loopback. Ports can be [published](crate::ContainerBuilder::publish) all the same.
@@ -87,15 +88,19 @@ impl Network {
         Self::new(Kind::Named(name.into()))
     }
 
-    /// That of another container, which must be detached, by its id or the beginning of it: the same addresses, ports and loopback. Needs
-    /// root.
+    /// That of another container, which must be detached, by its name, its id or the beginning of it: the same addresses, ports and loopback.
+    /// Needs root. One that doesn't run is [`Error::NotRunning`](crate::Error::NotRunning) when this is started.
     pub fn container(id: impl Into<String>) -> Self {
         Self::new(Kind::Container(id.into()))
     }
 
     /// That of a container of this process, as with [`container`](Self::container).
     pub fn of(container: &Container) -> Self {
-        Self::new(Kind::Shared(container.pid()))
+        match container.pid() {
+            // It may be started again meanwhile.
+            0 => Self::new(Kind::Container(container.id().to_owned())),
+            pid => Self::new(Kind::Shared(pid, !container.addresses().is_empty())),
+        }
     }
 
     /// The addresses of a private network, `10.9.0.0/24`, once for IPv4 and once for IPv6; without, free ones are found that this host's
@@ -119,6 +124,13 @@ impl Network {
         self
     }
 
+    /// One more name by which others in this network find the container, beside its own name and the first 12 digits of its id. Several
+    /// containers may have the same: their addresses are answered in turn.
+    pub fn alias(mut self, name: impl Into<String>) -> Self {
+        self.aliases.push(name.into());
+        self
+    }
+
     /// Whether it is a network of virtual cables.
     pub(crate) fn is_bridge(&self) -> bool {
         matches!(self.kind, Kind::Private(_) | Kind::Named(_))
@@ -138,9 +150,10 @@ impl Network {
             Some(Err(error)) => wrong.push(error.to_string()),
             None => {}
         }
-        if !self.is_bridge() && (self.address.is_some() || self.mac.is_some()) {
-            wrong.push("an address of one's own is for private networks".into());
+        if !self.is_bridge() && (self.address.is_some() || self.mac.is_some() || !self.aliases.is_empty()) {
+            wrong.push("an address or a name of one's own is for private networks".into());
         }
+        wrong.extend(self.aliases.iter().filter(|name| !is_name(name)).map(|name| format!("{name:?} can't be a name in a network")));
         if let Kind::Private(private) = &self.kind {
             match subnets(&private.subnets) {
                 Ok(subnets) => wanted.subnets = subnets,
@@ -149,6 +162,12 @@ impl Network {
         }
         if wrong.is_empty() { Ok(wanted) } else { Err(wrong) }
     }
+}
+
+/// Whether it can be asked for: labels of 1 to 63 letters, digits, hyphens and underscores, 200 bytes at most.
+pub(crate) fn is_name(name: &str) -> bool {
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    name.len() <= 200 && name.split('.').all(label)
 }
 
 /// What was read of a network's words.
@@ -180,8 +199,10 @@ impl fmt::Debug for Network {
             Kind::None => f.write_str("Network(None)"),
             Kind::Host => f.write_str("Network(Host)"),
             Kind::Container(id) => write!(f, "Network(Container({id:?}))"),
-            Kind::Shared(pid) => write!(f, "Network(Shared({pid}))"),
-            Kind::Named(name) => write!(f, "Network(Named({name:?}), address: {:?}, mac: {:?})", self.address, self.mac),
+            Kind::Shared(pid, _) => write!(f, "Network(Shared({pid}))"),
+            Kind::Named(name) => {
+                write!(f, "Network(Named({name:?}), address: {:?}, mac: {:?}, aliases: {:?})", self.address, self.mac, self.aliases)
+            }
             Kind::Private(private) => write!(f, "Network(Private, internal: {}, subnets: {:?})", private.internal, private.subnets),
         }
     }
@@ -206,6 +227,8 @@ mod tests {
         assert_eq!(wrong(Network::bridge().address("10.1.2").mac("x").subnet("10.1.2.1/24")), 3);
         assert_eq!(wrong(Network::bridge().address("fd00::1")), 1);
         assert_eq!(wrong(Network::host().address("10.1.2.3")), 1);
+        assert_eq!(wrong(Network::bridge().alias("db").alias("a_b.c-d")), 0);
+        assert_eq!(wrong(Network::bridge().alias("").alias("a..b").alias("a b").alias("x".repeat(64))), 4);
         for bad in
             [["10.0.0.0/30", "fd00::/64"], ["10.0.0.0/24", "10.1.0.0/24"], ["10.0.0.0/24", "fd00::/16"], ["10.0.0.0/24", "fd00::/120"]]
         {

@@ -6,11 +6,14 @@
 //!    ID/record          what it is: JSON
 //!    ID/lock            held, shared, by programs with a clone of a nameless one
 //!    ID/leases/ADDRESS  a container's address, held by its supervisor; holds what of it is in the firewall: JSON
+//!    ID/names           whose names are answered in it: see name_list.rs
 //! ```
 
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
-use crate::network::{Kind, Network, Wanted};
+use crate::name_list::NameList;
+use crate::names::{self, Dns};
+use crate::network::{Kind, Network, Wanted, is_name};
 use crate::publish::PublishedPort;
 use coracle_netns::{Batch, Bridge, Entry, Firewall, Leases, Mac, NetNs, Protocol, Reservation, Subnet, Transport};
 use coracle_spawn::{Exchange, Relay, Release, Spawn};
@@ -59,6 +62,9 @@ struct Note {
     addresses: Vec<IpAddr>,
     guarded: bool,
     ports: Vec<(bool, SocketAddr, SocketAddr)>,
+    /// Its places in the list of names.
+    #[serde(default)]
+    slots: Vec<u64>,
 }
 
 impl Note {
@@ -115,6 +121,24 @@ pub(crate) struct Attached {
     /// The gateway's address by which it reaches this host, if it has one.
     pub(crate) gateway: Option<IpAddr>,
     pub(crate) ports: Vec<PublishedPort>,
+    /// Whether it has a server for names.
+    pub(crate) resolver: bool,
+}
+
+/// Who is put into networks.
+pub(crate) struct Who<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) name: Option<&'a str>,
+    pub(crate) dns: &'a Dns,
+}
+
+impl Who<'_> {
+    /// The names by which others find it in a network, the one first by which it goes.
+    fn names(&self, network: &Network) -> Vec<String> {
+        let id = self.id.get(..12).unwrap_or(self.id);
+        let own = self.name.into_iter().chain([id]).filter(|name| is_name(name)).map(str::to_owned);
+        own.chain(network.aliases.iter().cloned()).collect()
+    }
 }
 
 /// The address that a container without a network is asked at for its published ports: reserved for this by RFC 7600, and no loopback
@@ -127,9 +151,10 @@ pub(crate) fn attach(
     mut spawn: Spawn,
     networks: &[(Network, Wanted)],
     ports: Vec<(Reservation, u16)>,
+    who: &Who<'_>,
 ) -> Result<(Spawn, Attached), Error> {
     let mut addresses = Vec::new();
-    let mut gateway = None;
+    let (mut gateway, mut leads_out, mut lists, mut shares) = (None, false, Vec::new(), false);
     let published: Vec<PublishedPort> = ports
         .iter()
         .map(|(reservation, container_port)| PublishedPort {
@@ -142,8 +167,17 @@ pub(crate) fn attach(
     let plain_user = engine.0.id_map.is_some();
     for (network, _) in networks {
         let pid = match &network.kind {
-            Kind::Container(id) => engine.attach(id)?.pid(),
-            Kind::Shared(pid) => *pid,
+            Kind::Container(id) => match engine.attach(id)? {
+                other if other.pid() == 0 => return Err(Error::NotRunning { id: other.id().to_owned() }),
+                other => {
+                    shares = !other.addresses().is_empty();
+                    other.pid()
+                }
+            },
+            Kind::Shared(pid, private) => {
+                shares = *private;
+                *pid
+            }
             _ => continue,
         };
         if plain_user {
@@ -162,12 +196,23 @@ pub(crate) fn attach(
         }
         let up = up(engine, network, wanted)?;
         let first = n == 0;
-        let (endpoint, own) = plug(spawn, &up, n as u32, wanted, if first { &ports } else { &[] })?;
+        let names = who.names(network);
+        let (endpoint, own) = plug(spawn, &up, n as u32, wanted, if first { &ports } else { &[] }, &names)?;
         spawn = endpoint;
+        leads_out |= !up.bridge.internal;
+        lists.push(NameList::of(&up.directory).reader()?);
         if first {
             gateway = up.bridge.gateways().first().copied();
         }
         addresses.push(own);
+    }
+    let resolver = !addresses.is_empty();
+    if resolver {
+        let redirect = Batch::names_at(names::BEHIND);
+        let steps: Vec<String> = redirect.steps().map(str::to_owned).collect();
+        spawn = spawn.exchange(Exchange::inside_by(Protocol::Netfilter as u32, redirect.bytes().to_vec(), steps));
+        let resolver = names::resolver(who.dns, leads_out);
+        spawn = spawn.resolver(lists.into_iter().fold(resolver, |resolver, list| resolver.list(list.into())));
     }
     let to = addresses.first().and_then(|own| own.first().copied());
     if to.is_none() && !ports.is_empty() {
@@ -182,11 +227,18 @@ pub(crate) fn attach(
             _ => Relay::stream(reservation.into(), to),
         });
     }
-    Ok((spawn, Attached { addresses, gateway, ports: published }))
+    Ok((spawn, Attached { addresses, gateway, ports: published, resolver: resolver || shares }))
 }
 
 /// Adds one cable with all that belongs to it; the addresses, IPv4 first.
-fn plug(mut spawn: Spawn, up: &Up, n: u32, wanted: &Wanted, ports: &[(Reservation, u16)]) -> Result<(Spawn, Vec<IpAddr>), Error> {
+fn plug(
+    mut spawn: Spawn,
+    up: &Up,
+    n: u32,
+    wanted: &Wanted,
+    ports: &[(Reservation, u16)],
+    names: &[String],
+) -> Result<(Spawn, Vec<IpAddr>), Error> {
     let firewall = Firewall::open()?;
     if firewall.ensure()?
         && let Some(networks) = up.directory.parent()
@@ -196,7 +248,7 @@ fn plug(mut spawn: Spawn, up: &Up, n: u32, wanted: &Wanted, ports: &[(Reservatio
     let Some(four) = up.bridge.subnets.iter().find(|subnet| subnet.base().is_ipv4()) else { return Err(Error::Lost) };
     let lease = up.leases.take(four, wanted.address, b"{}")?;
     if let Some(note) = lease.before().and_then(|note| serde_json::from_slice::<Note>(note).ok()) {
-        bury(&note);
+        bury(&up.directory, lease.address(), &note);
     }
     let IpAddr::V4(own) = lease.address() else { return Err(Error::Lost) };
     let number = match four.base() {
@@ -223,7 +275,8 @@ fn plug(mut spawn: Spawn, up: &Up, n: u32, wanted: &Wanted, ports: &[(Reservatio
         let container = container.filter(|_| !host.ip().is_loopback())?;
         Some((reservation.transport() == Transport::Udp, host, SocketAddr::new(container, to)))
     };
-    let note = Note {
+    let mut note = Note {
+        slots: Vec::new(),
         interface: cable.name.clone(),
         mac: mac.0,
         addresses: addresses.iter().map(|(_, address)| *address).collect(),
@@ -233,15 +286,20 @@ fn plug(mut spawn: Spawn, up: &Up, n: u32, wanted: &Wanted, ports: &[(Reservatio
     let entries = note.entries();
     for entry in &entries[1..] {
         // The port is ours since we are bound to it: what is in the firewall is a dead one's.
-        let _ = firewall.remove(std::slice::from_ref(entry));
+        firewall.make_room(entry)?;
     }
-    lease.note(&serde_json::to_vec(&note).unwrap_or_default())?;
+    let slots = NameList::of(&up.directory).take(&note.addresses.clone(), names, |slots| {
+        note.slots = slots.to_vec();
+        Ok(lease.note(&serde_json::to_vec(&note).unwrap_or_default())?)
+    })?;
+    spawn = slots.into_iter().fold(spawn, Spawn::name_slot);
     let protocol = Protocol::Netfilter as u32;
     let add = Batch::firewall_add(&entries);
     spawn = spawn.exchange(Exchange::outside(protocol, add.bytes().to_vec(), plain(&add)));
     // One by one: who throws our table away has taken all back, who throws a part away only that.
+    let take_out = if Firewall::lets_expire() { Batch::firewall_expire } else { Batch::firewall_remove };
     for entry in entries.iter().rev() {
-        let remove = Batch::firewall_remove(std::slice::from_ref(entry));
+        let remove = take_out(std::slice::from_ref(entry));
         spawn = spawn.release(Release::Netlink { protocol, messages: remove.bytes().to_vec(), count: remove.len() as u32 });
     }
     spawn = spawn.release(Release::RemoveFile(lease.path().to_owned()));
@@ -389,9 +447,9 @@ pub(crate) fn sweep(networks: &Path) -> Result<(), Error> {
     let _alone = lock(networks)?;
     for (place, record) in records(networks) {
         let Ok(leases) = Leases::open(place.join("leases")) else { continue };
-        for (_, note) in leases.bury_dead().unwrap_or_default() {
+        for (address, note) in leases.bury_dead().unwrap_or_default() {
             let Ok(note) = serde_json::from_slice::<Note>(&note) else { continue };
-            bury(&note);
+            bury(&place, address, &note);
         }
         let held = File::open(place.join("lock")).ok().is_some_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err());
         if record.name.is_none() && !held && leases.live().is_ok_and(|live| live.is_empty()) {
@@ -401,8 +459,9 @@ pub(crate) fn sweep(networks: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes a dead container's elements out of the firewall. Its ports may be somebody else's by now: whoever can bind one knows that it isn't.
-fn bury(note: &Note) {
+/// Takes a dead container's elements out of the firewall, and its names out of the list. Its ports may be somebody else's by now: whoever can bind one knows that it isn't.
+fn bury(network: &Path, address: IpAddr, note: &Note) {
+    NameList::of(network).free(address, &note.slots);
     let Ok(firewall) = Firewall::open() else { return };
     for entry in note.entries() {
         let ours = match &entry {

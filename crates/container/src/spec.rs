@@ -70,6 +70,8 @@ struct KeptNetwork {
     which: String,
     address: Option<String>,
     mac: Option<String>,
+    #[serde(default)]
+    aliases: Vec<String>,
 }
 
 impl KeptNetwork {
@@ -78,13 +80,13 @@ impl KeptNetwork {
             NetworkKind::None | NetworkKind::Host => return None,
             NetworkKind::Named(name) => format!("name:{name}"),
             NetworkKind::Container(id) => format!("container:{id}"),
-            NetworkKind::Private(_) | NetworkKind::Shared(_) => {
+            NetworkKind::Private(_) | NetworkKind::Shared(..) => {
                 let what = "a container that stays when it has ended can't be in a network that goes with its handle".into();
                 let remedy = Some("make one with a name, Engine::create_network, and Network::named(name); or run() the container".into());
                 return Some(Err(Problem { what, remedy }));
             }
         };
-        Some(Ok(Self { which, address: network.address.clone(), mac: network.mac.clone() }))
+        Some(Ok(Self { which, address: network.address.clone(), mac: network.mac.clone(), aliases: network.aliases.clone() }))
     }
 
     fn network(&self) -> Option<Network> {
@@ -93,7 +95,7 @@ impl KeptNetwork {
             ("container", id) => Network::container(id),
             _ => return None,
         };
-        Some(Network { address: self.address.clone(), mac: self.mac.clone(), ..network })
+        Some(Network { address: self.address.clone(), mac: self.mac.clone(), aliases: self.aliases.clone(), ..network })
     }
 }
 
@@ -333,7 +335,8 @@ mod tests {
         let ports = ["80", "8080:80", "127.0.0.1:53:53/udp", "[::1]:9000-9010:9000-9010", "192.168.1.5::80", "7000-7001:7000-7001"];
         let builder =
             ports.into_iter().fold(builder, |builder, port| builder.publish(port)).publish(crate::Publish::from("81").everywhere());
-        let builder = builder.network(Network::named("n").address("10.0.0.9")).network(Network::container("abc")).host("h", "10.0.0.1");
+        let builder =
+            builder.network(Network::named("n").address("10.0.0.9").alias("db")).network(Network::container("abc")).host("h", "10.0.0.1");
         let spec = Spec::new(&builder, resolved()).unwrap();
         let private = Spec::new(&builder.clone().network(Network::bridge()), resolved()).unwrap_err();
         assert!(private.what.contains("goes with its handle"), "{}", private.what);

@@ -13,15 +13,19 @@
 //! Other tables are never read and never changed: what is accepted here can still be dropped there.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use crate::Error;
-use crate::message::{Message, messages};
+use crate::message::{Message, attributes, messages};
 use crate::netlink::{ACK, Batch, CREATE, EXCL, Protocol, Socket};
 use crate::port::Transport;
 use crate::subnet::Mac;
 
 /// The tables' name. Another name is another firewall: two programs of different versions would each keep their own.
 const TABLE: &str = "coracle";
+
+/// An empty set that says which rules and sets the table has: another name makes it anew, with all that is in it. To be changed with them.
+const FORMAT: &str = "format2";
 
 const INET: u8 = 1;
 const BRIDGE: u8 = 7;
@@ -32,6 +36,7 @@ const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const NEWRULE: u16 = 6;
 const NEWSET: u16 = 9;
+const GETSET: u16 = 10;
 const NEWSETELEM: u16 = 12;
 const GETSETELEM: u16 = 13;
 const DELSETELEM: u16 = 14;
@@ -40,7 +45,12 @@ const DELSETELEM: u16 = 14;
 const APPEND: u16 = 0x800;
 
 /// The first of the 32-bit registers that rules compute in.
-const R0: u32 = 8;
+pub(crate) const R0: u32 = 8;
+
+/// NFTA_SET_ELEM_TIMEOUT: milliseconds.
+const TIMEOUT: u16 = 4;
+/// How often the kernel frees what has expired, in milliseconds. What has expired is gone before that.
+const SWEEP: u32 = 10_000;
 
 /// What a key or a value is made of: the number by which nft(8) shows it, and its bytes, each a multiple of four.
 const IPV4: (u32, u32) = (7, 4);
@@ -199,13 +209,17 @@ impl Firewall {
         }
     }
 
-    /// Whether the tables are there.
+    /// Whether the tables are there, as this version makes them.
     ///
     /// # Errors
     ///
     /// [`Error::Socket`].
     pub fn is_whole(&self) -> Result<bool, Error> {
-        self.has(INET)
+        let mut question = message(GETSET, INET, 0);
+        question.text(1, TABLE);
+        question.text(2, FORMAT);
+        let answers = self.0.ask(question)?;
+        Ok(messages(&answers).any(|(kind, _)| kind == subsystem(NEWSET)))
     }
 
     /// Whether ports of bridges are held to their own addresses: this kernel may not know nf_tables for bridges.
@@ -230,13 +244,8 @@ impl Firewall {
     ///
     /// [`Error::Socket`].
     pub fn holds(&self, entry: &Entry) -> Result<bool, Error> {
-        for (set, family, key, _) in entry.elements() {
-            let mut question = message(GETSETELEM, family, 0);
-            question.text(1, TABLE);
-            question.text(2, set);
-            question.nest(3, |elements| elements.nest(1, |element| element.nest(1, |data| data.put(1, &key))));
-            let answers = self.0.ask(question)?;
-            if !messages(&answers).any(|(kind, _)| kind == subsystem(NEWSETELEM)) {
+        for element in entry.elements() {
+            if self.look(&element)? != Place::Taken {
                 return Ok(false);
             }
         }
@@ -259,12 +268,53 @@ impl Firewall {
     /// As [`perform`](Self::perform).
     pub fn put(&self, entries: &[Entry]) -> Result<(), Error> {
         for entry in entries {
-            let _ = self.remove(std::slice::from_ref(entry));
+            self.make_room(entry)?;
         }
         for some in entries.chunks(100) {
             self.perform(&Batch::firewall_add(some))?;
         }
         Ok(())
+    }
+
+    /// Takes out what has an entry's place, whatever its value; nothing, as a rule. Asks first: the kernel answers a transaction that takes
+    /// out what isn't there with a grace period, which is ten milliseconds. What is about to expire is waited for.
+    ///
+    /// # Errors
+    ///
+    /// As [`perform`](Self::perform).
+    pub fn make_room(&self, entry: &Entry) -> Result<(), Error> {
+        for element in entry.elements() {
+            // One tick of the slowest clock is ten milliseconds.
+            for _ in 0..100 {
+                match self.look(&element)? {
+                    Place::Free => break,
+                    Place::Expiring => std::thread::sleep(Duration::from_millis(1)),
+                    Place::Taken => {
+                        let mut batch = begin();
+                        push(&mut batch, &element, DELSETELEM, 0, None, format!("take {} out of the firewall", entry.words()));
+                        self.perform(&end(batch))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look(&self, (set, family, key, _): &Element) -> Result<Place, Error> {
+        let mut question = message(GETSETELEM, *family, 0);
+        question.text(1, TABLE);
+        question.text(2, set);
+        question.nest(3, |elements| elements.nest(1, |element| element.nest(1, |data| data.put(1, key))));
+        let answers = self.0.ask(question)?;
+        Ok(messages(&answers).find(|(kind, _)| *kind == subsystem(NEWSETELEM)).map_or(Place::Free, |(_, body)| read_element(body)))
+    }
+
+    /// Whether this kernel lets entries [expire](Batch::firewall_expire) that were put in to stay: Linux 6.12.
+    pub fn lets_expire() -> bool {
+        let name = rustix::system::uname();
+        let release = name.release().to_string_lossy();
+        let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+        (numbers.next(), numbers.next()) >= (Some(6), Some(12))
     }
 
     /// Takes entries out.
@@ -298,35 +348,68 @@ impl Firewall {
 impl Batch {
     /// Puts entries into the firewall: all or none. One that is in there with the same value is fine, with another an error (EEXIST).
     pub fn firewall_add(entries: &[Entry]) -> Batch {
-        change(entries, NEWSETELEM, CREATE, "put")
+        change(entries, NEWSETELEM, CREATE, None)
     }
 
     /// Takes entries out of the firewall: all, or none (ENOENT).
     pub fn firewall_remove(entries: &[Entry]) -> Batch {
-        change(entries, DELSETELEM, 0, "take")
+        change(entries, DELSETELEM, 0, None)
+    }
+
+    /// As [`firewall_remove`](Self::firewall_remove), but they expire within some ten milliseconds: for taking elements out the kernel waits
+    /// for a grace period, in the transaction of whoever comes next. One whose value has changed meanwhile is refused, and with it all (EEXIST).
+    ///
+    /// Needs Linux 6.12, before which they stay: ask [`Firewall::lets_expire`].
+    pub fn firewall_expire(entries: &[Entry]) -> Batch {
+        change(entries, NEWSETELEM, CREATE, Some(1))
     }
 }
 
-fn change(entries: &[Entry], kind: u16, flags: u16, verb: &str) -> Batch {
+/// What has an element's place.
+#[derive(PartialEq, Eq)]
+enum Place {
+    Free,
+    /// One that is gone in a moment.
+    Expiring,
+    Taken,
+}
+
+/// Takes any bytes.
+fn read_element(body: &[u8]) -> Place {
+    const ELEMENTS: u16 = 3;
+    // Behind struct nfgenmsg.
+    let mut lists = attributes(body.get(4..).unwrap_or_default()).filter(|(kind, _)| *kind == ELEMENTS);
+    let mut element = lists.next().into_iter().flat_map(|(_, list)| attributes(list)).flat_map(|(_, element)| attributes(element));
+    if element.any(|(kind, _)| kind == TIMEOUT) { Place::Expiring } else { Place::Taken }
+}
+
+fn change(entries: &[Entry], kind: u16, flags: u16, timeout: Option<u64>) -> Batch {
     let mut batch = begin();
+    let (verb, direction) = if kind == NEWSETELEM && timeout.is_none() { ("put", "into") } else { ("take", "out of") };
     for entry in entries {
-        let direction = if kind == NEWSETELEM { "into" } else { "out of" };
-        for (set, family, key, value) in entry.elements() {
-            let mut message = message(kind, family, ACK | flags);
-            message.text(1, TABLE);
-            message.text(2, set);
-            message.nest(3, |elements| {
-                elements.nest(1, |element| {
-                    element.nest(1, |data| data.put(1, &key));
-                    if let Some(value) = &value {
-                        element.nest(2, |data| data.put(1, value));
-                    }
-                })
-            });
-            batch.push(format!("{verb} {} {direction} the firewall", entry.words()), message, None);
+        for element in entry.elements() {
+            push(&mut batch, &element, kind, flags, timeout, format!("{verb} {} {direction} the firewall", entry.words()));
         }
     }
     end(batch)
+}
+
+fn push(batch: &mut Batch, (set, family, key, value): &Element, kind: u16, flags: u16, timeout: Option<u64>, step: String) {
+    let mut message = message(kind, *family, ACK | flags);
+    message.text(1, TABLE);
+    message.text(2, set);
+    message.nest(3, |elements| {
+        elements.nest(1, |element| {
+            element.nest(1, |data| data.put(1, key));
+            if let Some(value) = value {
+                element.nest(2, |data| data.put(1, value));
+            }
+            if let Some(timeout) = timeout {
+                element.put(TIMEOUT, &timeout.to_be_bytes());
+            }
+        })
+    });
+    batch.push(step, message, None);
 }
 
 /// A message of nf_tables.
@@ -357,20 +440,17 @@ fn end(mut batch: Batch) -> Batch {
 fn rules(family: u8) -> Batch {
     let mut table = Table { batch: begin(), family, sets: 0 };
     // Made, removed and made in one transaction: whichever was there before, the last one is.
-    for (kind, flags) in [(NEWTABLE, CREATE), (DELTABLE, 0), (NEWTABLE, CREATE | EXCL)] {
-        let mut message = message(kind, family, ACK | flags);
-        message.text(1, TABLE);
-        table.batch.push("make our table", message, None);
-    }
+    [(NEWTABLE, CREATE), (DELTABLE, 0), (NEWTABLE, CREATE | EXCL)].into_iter().for_each(|(kind, flags)| table.message(kind, flags));
     if family == INET {
         inet(&mut table)
     } else {
         bridge(&mut table)
     }
-    end(table.batch)
+    table.end()
 }
 
 fn inet(table: &mut Table) {
+    table.set(FORMAT, &[SERVICE], None);
     table.set("bridges", &[IFNAME], None);
     table.set("outgoing", &[IFNAME], None);
     table.set("internal", &[IFNAME], None);
@@ -485,11 +565,13 @@ fn bridge(table: &mut Table) {
     table.rule("prerouting", plug().drop());
 }
 
+pub(crate) use hook::OUTPUT;
+
 mod hook {
     pub(super) const PREROUTING: u32 = 0;
     pub(super) const INPUT: u32 = 1;
     pub(super) const FORWARD: u32 = 2;
-    pub(super) const OUTPUT: u32 = 3;
+    pub(crate) const OUTPUT: u32 = 3;
     pub(super) const POSTROUTING: u32 = 4;
     /// NFPROTO_IPV4, NFPROTO_IPV6
     pub(super) const IPV4: u8 = 2;
@@ -497,22 +579,41 @@ mod hook {
 }
 
 /// A table, being written.
-struct Table {
+pub(crate) struct Table {
     batch: Batch,
     family: u8,
     sets: u32,
 }
 
 impl Table {
+    /// One in a namespace that has none of ours.
+    pub(crate) fn begin() -> Table {
+        let mut table = Table { batch: begin(), family: INET, sets: 0 };
+        table.message(NEWTABLE, CREATE | EXCL);
+        table
+    }
+
+    pub(crate) fn end(self) -> Batch {
+        end(self.batch)
+    }
+
+    fn message(&mut self, kind: u16, flags: u16) {
+        let mut message = message(kind, self.family, ACK | flags);
+        message.text(1, TABLE);
+        self.batch.push("make our table", message, None);
+    }
+
     fn set(&mut self, name: &str, key: &[(u32, u32)], value: Option<&[(u32, u32)]>) {
         const MAP: u32 = 8;
+        // Elements may be given one, and stay without.
+        const TIMEOUTS: u32 = 16;
         let kind = |parts: &[(u32, u32)]| parts.iter().fold(0, |kind, part| kind << 6 | part.0);
         let length = |parts: &[(u32, u32)]| parts.iter().map(|part| part.1).sum();
         self.sets += 1;
         let mut message = message(NEWSET, self.family, ACK | CREATE | EXCL);
         message.text(1, TABLE);
         message.text(2, name);
-        message.big(3, if value.is_some() { MAP } else { 0 });
+        message.big(3, TIMEOUTS | if value.is_some() { MAP } else { 0 });
         message.big(4, kind(key));
         message.big(5, length(key));
         if let Some(value) = value {
@@ -521,6 +622,7 @@ impl Table {
         }
         // What rules of the same transaction name it by.
         message.big(10, self.sets);
+        message.big(12, SWEEP);
         if key == [IFNAME] {
             // For nft(8) alone, which else shows a name backwards: NFTNL_UDATA_SET_KEYBYTEORDER, four bytes, the machine's order.
             let order = [&[0, 4][..], &1u32.to_ne_bytes()].concat();
@@ -529,7 +631,7 @@ impl Table {
         self.batch.push(format!("make our set {name}"), message, None);
     }
 
-    fn chain(&mut self, name: &str, kind: &str, hook: u32, priority: i32) {
+    pub(crate) fn chain(&mut self, name: &str, kind: &str, hook: u32, priority: i32) {
         let mut message = message(NEWCHAIN, self.family, ACK | CREATE | EXCL);
         message.text(1, TABLE);
         message.text(3, name);
@@ -543,7 +645,7 @@ impl Table {
         self.batch.push(format!("make our chain {name}"), message, None);
     }
 
-    fn rule(&mut self, chain: &str, rule: Rule) {
+    pub(crate) fn rule(&mut self, chain: &str, rule: Rule) {
         let mut message = message(NEWRULE, self.family, ACK | CREATE | APPEND);
         message.text(1, TABLE);
         message.text(2, chain);
@@ -561,18 +663,18 @@ impl Table {
 
 /// Bases of what is loaded of a packet.
 const LINK: u32 = 0;
-const NETWORK: u32 = 1;
-const TRANSPORT: u32 = 2;
+pub(crate) const NETWORK: u32 = 1;
+pub(crate) const TRANSPORT: u32 = 2;
 /// NFT_META_IIFNAME, NFT_META_OIFNAME
 const IN: u32 = 6;
 const OUT: u32 = 7;
 
 /// Expressions, one after the other, each by its name and its attributes.
 #[derive(Clone)]
-struct Rule(Vec<(&'static str, Vec<u8>)>);
+pub(crate) struct Rule(Vec<(&'static str, Vec<u8>)>);
 
 impl Rule {
-    fn new() -> Rule {
+    pub(crate) fn new() -> Rule {
         Rule(Vec::new())
     }
 
@@ -600,12 +702,12 @@ impl Rule {
         self.meta(NFPROTO, R0).compare(R0, true, &[family])
     }
 
-    fn protocol(self, register: u32) -> Rule {
+    pub(crate) fn protocol(self, register: u32) -> Rule {
         const L4PROTO: u32 = 16;
         self.meta(L4PROTO, register)
     }
 
-    fn load(self, base: u32, offset: u32, length: u32, register: u32) -> Rule {
+    pub(crate) fn load(self, base: u32, offset: u32, length: u32, register: u32) -> Rule {
         self.with("payload", |a| {
             a.big(1, register);
             a.big(2, base);
@@ -615,11 +717,32 @@ impl Rule {
     }
 
     /// Goes on where the register is (or isn't) this.
-    fn compare(self, register: u32, equal: bool, value: &[u8]) -> Rule {
+    pub(crate) fn compare(self, register: u32, equal: bool, value: &[u8]) -> Rule {
         self.with("cmp", |a| {
             a.big(1, register);
             a.big(2, u32::from(!equal));
             a.nest(3, |data| data.put(1, value));
+        })
+    }
+
+    /// Puts this into a register.
+    pub(crate) fn set(self, register: u32, value: &[u8]) -> Rule {
+        self.with("immediate", |a| {
+            a.big(1, register);
+            a.nest(2, |data| data.put(1, value));
+        })
+    }
+
+    /// Writes a register into the packet, and mends the checksum that is at this place of the same header.
+    pub(crate) fn store(self, base: u32, offset: u32, length: u32, register: u32, checksum: u32) -> Rule {
+        const OF_THE_INTERNET: u32 = 1;
+        self.with("payload", |a| {
+            a.big(5, register);
+            a.big(2, base);
+            a.big(3, offset);
+            a.big(4, length);
+            a.big(6, OF_THE_INTERNET);
+            a.big(7, checksum);
         })
     }
 

@@ -1,7 +1,7 @@
 //! What this host's network is like, as the kernel's files and resolv.conf(5) tell: routes, servers for names, forwarding.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 
 use crate::Error;
@@ -49,6 +49,8 @@ fn routes(text: &str) -> Vec<(String, Subnet)> {
 pub struct Resolvers {
     /// Servers that can be reached from elsewhere than this host: no loopback addresses, none that belong to an interface.
     pub servers: Vec<IpAddr>,
+    /// The same, and those that only this host reaches, as it asks them.
+    pub here: Vec<SocketAddr>,
     /// Domains that short names are looked for in.
     pub search: Vec<String>,
     /// Options for the resolver, as `ndots:2`.
@@ -71,9 +73,11 @@ fn read_resolvers(text: &str) -> Resolvers {
         let mut words = line.split_whitespace();
         match words.next() {
             // A scope names an interface of this host, which a container doesn't have.
-            Some("nameserver") => found
-                .servers
-                .extend(words.next().and_then(|word| word.parse().ok()).filter(|ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified())),
+            Some("nameserver") => {
+                let word = words.next().unwrap_or_default();
+                found.here.extend(read_server(word));
+                found.servers.extend(word.parse().ok().filter(|ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified()));
+            }
             Some("search" | "domain") => found.search = words.map(str::to_owned).collect(),
             Some("options") => found.options.extend(words.map(str::to_owned)),
             _ => {}
@@ -81,7 +85,20 @@ fn read_resolvers(text: &str) -> Resolvers {
     }
     // As resolv.conf(5) says: three.
     found.servers.truncate(3);
+    found.here.truncate(3);
     found
+}
+
+/// `192.0.2.1`, `fe80::1%eth0`, `fe80::1%2`; none of an interface that isn't there.
+fn read_server(word: &str) -> Option<SocketAddr> {
+    let (address, scope) = word.split_once('%').unwrap_or((word, ""));
+    let index = || fs::read_to_string(format!("/sys/class/net/{scope}/ifindex")).ok()?.trim().parse().ok();
+    match address.parse().ok()? {
+        IpAddr::V6(ip) if !scope.is_empty() && !scope.contains('/') => {
+            Some(SocketAddrV6::new(ip, 53, 0, scope.parse().ok().or_else(index)?).into())
+        }
+        ip => Some(SocketAddr::new(ip, 53)),
+    }
 }
 
 /// Whether the host forwards IPv6 at all; turning it on would take its own addresses away where they come by router advertisements.
@@ -145,6 +162,8 @@ mod tests {
         let text = "# x\nnameserver 127.0.0.53\nnameserver 192.0.2.1 # y\nnameserver fe80::1%eth0\nnameserver 2001:db8::1\nnameserver\nnameserver x\nsearch a.example b.example\noptions ndots:2 edns0\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n";
         let found = read_resolvers(text);
         assert_eq!(found.servers, ["192.0.2.1", "2001:db8::1", "192.0.2.2"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+        assert_eq!(found.here, ["127.0.0.53:53", "192.0.2.1:53", "[2001:db8::1]:53"].map(|at| at.parse::<SocketAddr>().unwrap()));
+        assert_eq!(read_server("fe80::1%7"), Some("[fe80::1%7]:53".parse().unwrap()));
         assert_eq!(found.search, ["a.example", "b.example"]);
         assert_eq!(found.options, ["ndots:2", "edns0"]);
     }

@@ -55,6 +55,7 @@ mod host;
 mod lease;
 mod link;
 mod message;
+mod names;
 mod netlink;
 mod netns;
 mod port;

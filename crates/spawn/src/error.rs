@@ -256,7 +256,7 @@ impl Error {
             }
             (stage::CLONE, _) => step("make the process's namespaces".into()),
             (stage::NETWORK, _) => step(plan.describe_network(failed.index)),
-            (stage::ATTENDANT, _) => step("start the attendant, which relays published ports".into()),
+            (stage::ATTENDANT, _) => step("start an attendant, which relays published ports or answers names".into()),
             (stage::ID_MAP, _) => step("map ids into the user namespace".into()),
             (stage::CGROUP, _) => step("put the process into its cgroup".into()),
             (stage::LOG, _) => step("keep what it says in a file".into()),

@@ -66,6 +66,9 @@ mod socket;
 mod spawn;
 mod stdio;
 
+#[path = "../supervisor/dns.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+mod dns;
 #[path = "../supervisor/interpreter.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod interpreter;
@@ -93,7 +96,7 @@ pub use install::install_supervisor;
 pub use log::{Log, LogLine, LogReader, OutputStream};
 pub use mounts::{Attributes, Mount, Overlay, Root};
 pub use namespaces::Namespaces;
-pub use network::{Exchange, Relay, Release};
+pub use network::{Exchange, NameSlot, Relay, Release, Resolver};
 pub use opener::{Attributes as FileAttributes, FileStat, How, Opener};
 pub use plan::Plan;
 pub use rlimits::{BadRlimit, Resource, Rlimit};
@@ -188,6 +191,34 @@ pub mod fuzz {
     /// Reads a file with these bytes as a log.
     pub fn log(file: std::fs::File) -> Option<usize> {
         crate::log::read_any(file)
+    }
+
+    /// Reads the bytes as a question about a name and as a list of names, and answers one by the other.
+    pub fn dns(bytes: &[u8]) {
+        use crate::dns::{DATAGRAM, HEADER, Name, Question, Reply, SLOT, Slot, answers, code, refuse};
+        for slot in bytes.chunks(SLOT).filter_map(Slot::read) {
+            assert!(slot.names().map(<[u8]>::len).sum::<usize>() < SLOT);
+        }
+        let _ = Name::new(bytes).and_then(|name| name.address());
+        let mut copy = [0; DATAGRAM];
+        let n = bytes.len().min(DATAGRAM);
+        copy[..n].copy_from_slice(&bytes[..n]);
+        for code in [code::FINE, code::MALFORMED, code::FAILED] {
+            assert!(refuse(&mut copy.clone(), n, code) <= DATAGRAM);
+        }
+        let Ok(question) = Question::read(bytes) else { return };
+        assert!(question.end <= bytes.len() && question.end > HEADER && question.name.as_bytes().len() <= 253);
+        let _ = (question.name.within(b"example.org"), question.name.address());
+        let mut into = [0; DATAGRAM];
+        if let Some(mut reply) = Reply::begin(&mut into, bytes, question.end) {
+            let (slot, _) = crate::dns::write_slot(1, [10, 0, 0, 1], Some([7; 16]), [question.name.as_bytes()].into_iter());
+            if let Some(slot) = Slot::read(&slot) {
+                slot.addresses(question.kind).for_each(|address| reply.address(&address));
+                slot.names().for_each(|name| reply.name(name));
+            }
+            let length = reply.end(code::FINE);
+            assert!(length <= DATAGRAM && answers(&into[..length], bytes, question.end));
+        }
     }
 
     /// Reads the bytes as the beginning of a program.

@@ -11,7 +11,7 @@ use crate::health::HealthTest;
 use crate::id_map::{IdMap, IdRange};
 use crate::mounts::{Attributes, Kind as MountKind, Mount, Overlay, Root};
 use crate::namespaces::Namespaces;
-use crate::network::{Exchange, Relay, Release, attendant_filter, socket_address};
+use crate::network::{Exchange, NameSlot, Relay, Release, Resolver, attendant_filter, resolver_filter, socket_address};
 use crate::plan::{Many, Plan};
 use crate::program;
 use crate::reactor::Reactor;
@@ -78,6 +78,8 @@ pub struct Spawn {
     log: Option<(PathBuf, u64)>,
     exchanges: Vec<Exchange>,
     relays: Vec<Relay>,
+    resolver: Option<Resolver>,
+    names: Vec<NameSlot>,
     release: Vec<Release>,
     network: Option<OwnedFd>,
     ended: Option<PathBuf>,
@@ -125,6 +127,8 @@ impl Spawn {
             log: None,
             exchanges: Vec::new(),
             relays: Vec::new(),
+            resolver: None,
+            names: Vec::new(),
             release: Vec::new(),
             network: None,
             ended: None,
@@ -282,6 +286,20 @@ impl Spawn {
         self
     }
 
+    /// A server for names in the network namespace that it gets, which the supervisor makes: so not with an [`id_map`](Self::id_map), nor in a
+    /// [given](Self::network_namespace) one.
+    pub fn resolver(mut self, resolver: Resolver) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// A place in a list of names, which the supervisor writes when the network is made, and frees first when everything is taken back. Where no
+    /// supervisor comes so far, the place stays as it was.
+    pub fn name_slot(mut self, slot: NameSlot) -> Self {
+        self.names.push(slot);
+        self
+    }
+
     /// One more thing that the living supervisor takes back, in order, before every [`undo`](Self::undo).
     pub fn release(mut self, release: Release) -> Self {
         self.release.push(release);
@@ -388,7 +406,8 @@ impl Spawn {
     pub fn start(self) -> Result<Starting, Error> {
         let plan = self.plan()?;
         let relays = self.relays.iter().map(|relay| relay.socket.as_fd());
-        let held: Vec<_> = self.held.iter().chain(&self.network).map(AsFd::as_fd).chain(relays).collect();
+        let lists = self.resolver.iter().flat_map(|resolver| resolver.lists.iter().map(AsFd::as_fd));
+        let held: Vec<_> = self.held.iter().chain(&self.network).map(AsFd::as_fd).chain(relays).chain(lists).collect();
         start(plan, &self.command.stdio, &held, !self.detached)
     }
 
@@ -736,11 +755,14 @@ impl Lowering {
     }
 
     fn lower(mut self, spawn: &Spawn) -> Result<Plan, Error> {
-        if spawn.held.len() + spawn.relays.len() > 64 {
-            self.problems
-                .push(format!("at most 64 locks and relayed ports are held, and these are {}", spawn.held.len() + spawn.relays.len()));
+        let held = spawn.held.len() + spawn.relays.len() + spawn.resolver.as_ref().map_or(0, |resolver| resolver.lists.len());
+        if held > 64 {
+            self.problems.push(format!("at most 64 locks, lists of names and relayed ports are held, and these are {held}"));
         }
         let own = makes_network_meanwhile(spawn);
+        if (spawn.resolver.is_some() || !spawn.names.is_empty()) && (!own || spawn.network.is_some()) {
+            self.problems.push("names are answered in a network namespace that the supervisor makes: without an id map".into());
+        }
         if (!spawn.exchanges.is_empty() || spawn.network.is_some()) && !own {
             self.problems
                 .push("a network namespace can be configured further, or given, where the supervisor makes it: without an id map".into());
@@ -1158,6 +1180,19 @@ impl Lowering {
             let target = socket_address(relay.to);
             listeners.push(wire::Listener { fd: first + n as u32, protocol: relay.protocol, target: &target, end: PhantomData });
         }
+        let (mut lists, mut servers, mut domains) = (Many::default(), Many::default(), Many::default());
+        if let Some(resolver) = &spawn.resolver {
+            let first = first + spawn.relays.len() as u32;
+            (0..resolver.lists.len() as u32).for_each(|n| lists.push(first + n));
+            resolver.servers.iter().for_each(|server| servers.push(&socket_address(*server)[..]));
+            resolver.domains.iter().for_each(|domain| domains.push(domain.as_bytes()));
+        }
+        let resolver_listens = spawn.resolver.as_ref().map(|resolver| socket_address(resolver.listen));
+        let mut names = Many::default();
+        for slot in &spawn.names {
+            let list = CString::new(slot.list.as_os_str().as_bytes()).unwrap_or_default();
+            names.push(wire::NameSlot { list: &list, at: slot.at, contents: &slot.contents, end: PhantomData });
+        }
         let mut release = Many::default();
         for what in &spawn.release {
             match what {
@@ -1177,7 +1212,7 @@ impl Lowering {
             later = later | Namespaces::NETWORK;
             let (messages, count) = spawn.netlink.as_ref().map_or((&[][..], 0), |(messages, count)| (messages, *count));
             let given = spawn.network.as_ref().map(|_| FIRST_HELD + spawn.held.len() as u32);
-            wire::Network { messages, count, more: more.list(), given, end: PhantomData }
+            wire::Network { messages, count, more: more.list(), names: names.list(), given, end: PhantomData }
         });
         let attendant = (command && !spawn.relays.is_empty()).then(|| wire::Attendant {
             filter: attendant_filter().as_bytes(),
@@ -1218,6 +1253,14 @@ impl Lowering {
             }),
             log: log.as_ref().map(|(path, capacity)| wire::Log { path, capacity: *capacity, streams, end: PhantomData }),
             attendant,
+            resolver: resolver_listens.as_ref().filter(|_| command).map(|listen| wire::Resolver {
+                filter: resolver_filter().as_bytes(),
+                listen,
+                networks: lists.list(),
+                servers: servers.list(),
+                domains: domains.list(),
+                end: PhantomData,
+            }),
             release: release.list(),
             health: spawn.health.as_ref().zip(tested.as_ref()).map(|(test, argv)| {
                 let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

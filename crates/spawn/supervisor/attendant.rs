@@ -58,10 +58,10 @@ struct Flow {
 
 /// Becomes an attendant.
 pub fn serve(attendant: &Attendant<'_>, fds: &[Fd], namespace: Fd, user: Option<Fd>) -> ! {
-    match prepare(attendant, fds, namespace, user) {
-        Ok(()) => {}
-        // Without its filter it serves nobody.
-        Err(_) => exit(1),
+    let sockets = |least| attendant.listeners.iter().map(|l| listener_fd(fds, &l).0).filter(|&f| f >= least).min();
+    // Without its filter it serves nobody.
+    if confine(sockets, attendant.filter, namespace, user).is_err() {
+        exit(1);
     }
     let mut relay = Relay { attendant, fds, streams: Table::new(), flows: Table::new(), polled: Table::new(), rest: 0 };
     loop {
@@ -73,17 +73,18 @@ fn listener_fd(fds: &[Fd], listener: &Listener<'_>) -> Fd {
     fds.get(listener.fd as usize).copied().unwrap_or(Fd(-1))
 }
 
-fn prepare(attendant: &Attendant<'_>, fds: &[Fd], namespace: Fd, user: Option<Fd>) -> Result<(), Errno> {
+/// Gives up all but some descriptors: `kept` answers with the first of those from a number on.
+pub fn confine(kept: impl Fn(i32) -> Option<i32>, filter: &[u8], namespace: Fd, user: Option<Fd>) -> Result<(), Errno> {
     prctl::set_death_signal(SIGKILL)?;
     if let Some(user) = user {
         setns(user, CLONE_NEWUSER)?;
     }
     let _ = prctl::set_name(c"coracle-attend");
     setns(namespace, CLONE_NEWNET)?;
-    // Nothing of the supervisor's is left but the listening sockets: between them, everything closes.
+    // Nothing of the supervisor's is left but these: between them, everything closes.
     let mut next = 0;
     loop {
-        let above = attendant.listeners.iter().map(|l| listener_fd(fds, &l).0).filter(|&f| f >= next).min();
+        let above = kept(next);
         match above {
             Some(f) if f > next => close_range(next, f as u32 - 1)?,
             Some(_) => {}
@@ -104,7 +105,7 @@ fn prepare(attendant: &Attendant<'_>, fds: &[Fd], namespace: Fd, user: Option<Fd
     prctl::set_no_new_privileges()?;
     // Changing ids forgot it.
     prctl::set_death_signal(SIGKILL)?;
-    set_seccomp_filter(attendant.filter)
+    set_seccomp_filter(filter)
 }
 
 struct Relay<'a> {

@@ -24,6 +24,7 @@
 
 mod attendant;
 mod collect;
+mod dns;
 mod exec;
 mod execute;
 mod failure;
@@ -41,6 +42,7 @@ mod peer;
 mod prepare;
 mod relay;
 mod report;
+mod resolver;
 mod serve;
 mod step;
 #[allow(unsafe_code)]

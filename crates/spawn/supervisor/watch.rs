@@ -21,7 +21,7 @@ use crate::system_call::{
 };
 use crate::text::Buffer;
 use crate::wire::{self, Answer, Field, Left, List, Out, Plan, Reader, Release, Report, Request, cause, killed_by, stage};
-use crate::{CONTROL, attendant, id_map, init, network, prepare, report, step};
+use crate::{CONTROL, attendant, id_map, init, network, prepare, report, resolver, step};
 use core::marker::PhantomData;
 
 const SIGKILL: u32 = 9;
@@ -61,7 +61,8 @@ struct Watch<'a> {
     pid: u32,
     command: Option<(u32, Fd)>,
     report: Option<Fd>,
-    attendant: Option<Fd>,
+    /// The one that relays, and the one that resolves.
+    attendants: [Option<Fd>; 2],
     /// Whether [`Answer::Started`] or [`Answer::Failed`] was sent, or the first is held back.
     decided: bool,
     /// Whether what the starting needed was given back.
@@ -111,7 +112,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
         pid: 0,
         command: None,
         report: None,
-        attendant: None,
+        attendants: [None; 2],
         decided: false,
         settled: false,
         created: false,
@@ -197,8 +198,11 @@ impl Watch<'_> {
         }
         if let Some(network) = &self.plan.network {
             let given = network.given.and_then(|index| fds.get(index as usize)).copied();
-            let namespace = network::make(network, given)?;
+            let network::Made { namespace, names } = network::make(network, given, self.plan.resolver.as_ref())?;
             let sent = hand_over(ours, namespace);
+            if let (Some(resolver), Some(sockets)) = (&self.plan.resolver, names) {
+                self.resolve(resolver, fds, sockets, namespace).map_err(|errno| failure(stage::ATTENDANT, 0, errno.into()))?;
+            }
             if let Some(attendant) = &self.plan.attendant {
                 self.attend(attendant, fds, namespace, None).map_err(|errno| failure(stage::ATTENDANT, 0, errno.into()))?;
             }
@@ -237,13 +241,25 @@ impl Watch<'_> {
     fn attend(&mut self, attendant: &wire::Attendant<'_>, fds: &[Fd], namespace: Fd, user: Option<Fd>) -> Result<(), Errno> {
         match clone(0, None)?.0 {
             Cloned::Child => attendant::serve(attendant, fds, namespace, user),
-            Cloned::Parent { pidfd, .. } => self.attendant = Some(pidfd),
+            Cloned::Parent { pidfd, .. } => self.attendants[0] = Some(pidfd),
         }
         for listener in attendant.listeners.iter() {
             if let Some(&f) = fds.get(listener.fd as usize) {
                 close(f);
             }
         }
+        Ok(())
+    }
+
+    /// Starts the resolver, which has its sockets alone, too.
+    #[inline(never)]
+    fn resolve(&mut self, resolver: &wire::Resolver<'_>, fds: &[Fd], sockets: (Fd, Fd), namespace: Fd) -> Result<(), Errno> {
+        match clone(0, None)?.0 {
+            Cloned::Child => resolver::serve(resolver, fds, sockets, namespace),
+            Cloned::Parent { pidfd, .. } => self.attendants[1] = Some(pidfd),
+        }
+        let lists = resolver.networks.iter().filter_map(|network| fds.get(network as usize)).copied();
+        lists.chain([sockets.0, sockets.1]).for_each(close);
         Ok(())
     }
 
@@ -264,15 +280,19 @@ impl Watch<'_> {
 
     /// Takes back what must not be taken back when somebody else may have it: as long as this process lives, nobody has.
     fn release(&self) {
+        let mut line = network::Line::new();
         for release in self.plan.release.iter() {
             // An element may be gone with the whole firewall, a file by somebody who swept.
             let _ = match release {
-                Release::Netlink { protocol, messages, count } => network::talk(protocol, messages, count).is_ok(),
+                Release::Netlink { protocol, messages, count } => line.talk(protocol, messages, count).is_ok(),
                 Release::RemoveFile { path } => unlinkat(AT_FDCWD, path, false).is_ok(),
                 Release::Never(_, never) => match never {},
             };
         }
-        if let Some(attendant) = self.attendant {
+        if let Some(network) = &self.plan.network {
+            network::forget_names(network);
+        }
+        for attendant in self.attendants.into_iter().flatten() {
             let _ = pidfd_send_signal(attendant, SIGKILL);
             let mut ended = [PollFd { fd: attendant.0, events: POLLIN, revents: 0 }];
             let _ = poll(&mut ended, None);
@@ -620,7 +640,7 @@ impl Watch<'_> {
                     // While the kernel takes the namespaces down.
                     self.collect();
                 }
-                Ok(Report::Network {}) if !self.decided && self.attendant.is_none() => self.attend_to(&fds),
+                Ok(Report::Network {}) if !self.decided && self.attendants[0].is_none() => self.attend_to(&fds),
                 Ok(Report::Created {}) if !self.decided => {
                     self.created = true;
                     self.answer(&Answer::Created {});

@@ -296,6 +296,8 @@ record! {
         log: Option<Log<'a>>,
         /// Who relays what the kernel alone doesn't bring into the container.
         attendant: Option<Attendant<'a>>,
+        /// Who answers questions about names.
+        resolver: Option<Resolver<'a>>,
         /// What the supervisor takes back first, and nobody in its place: who holds the locks may.
         release: List<'a, Release<'a>>,
         /// How the command is asked whether it works.
@@ -313,6 +315,31 @@ record! {
         /// What it may still ask of the kernel.
         filter: &'a [u8],
         listeners: List<'a, Listener<'a>>,
+    }
+}
+
+record! {
+    /// A process beside the supervisor that answers questions about names, in the network namespace that is made.
+    Resolver {
+        /// What it may still ask of the kernel.
+        filter: &'a [u8],
+        /// Where it listens inside: `struct sockaddr_in`.
+        listen: &'a [u8],
+        /// The lists of names of the container's networks, as `dns.rs` has them: among the descriptors of the plan.
+        networks: List<'a, u32>,
+        /// Who is asked for other names: `struct sockaddr_in` or `sockaddr_in6`. Nobody, without.
+        servers: List<'a, &'a [u8]>,
+        /// Domains below which a name of a network is looked for, too.
+        domains: List<'a, &'a [u8]>,
+    }
+}
+
+record! {
+    /// A place in a network's list of names.
+    NameSlot {
+        list: &'a CStr,
+        at: u64,
+        contents: &'a [u8],
     }
 }
 
@@ -359,6 +386,8 @@ record! {
         count: u32,
         /// What is asked of the kernel after that, in order.
         more: List<'a, Exchange<'a>>,
+        /// Where its names are told as soon as it is made; nothing is there when it is taken back.
+        names: List<'a, NameSlot<'a>>,
         /// The namespace isn't made: it is this descriptor among those of the plan.
         given: Option<u32>,
     }
@@ -369,7 +398,7 @@ record! {
     Exchange {
         /// Whether they are sent from inside the new namespace, or from the host's.
         inside: bool,
-        /// The kind of netlink socket: 0 for rtnetlink, 12 for netfilter. Inside it is rtnetlink.
+        /// The kind of netlink socket: 0 for rtnetlink, 12 for netfilter.
         protocol: u32,
         messages: &'a [u8],
         count: u32,

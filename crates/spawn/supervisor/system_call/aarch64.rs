@@ -53,6 +53,7 @@ pub(super) mod number {
     pub(in super::super) const SOCKETPAIR: usize = 199;
     pub(in super::super) const BIND: usize = 200;
     pub(in super::super) const LISTEN: usize = 201;
+    pub(in super::super) const GETRANDOM: usize = 278;
     pub(in super::super) const CONNECT: usize = 203;
     pub(in super::super) const RECVFROM: usize = 207;
     pub(in super::super) const SHUTDOWN: usize = 210;

@@ -489,6 +489,25 @@ pub fn connect(f: Fd, address: &[u8]) -> Result<()> {
     unit(call(number::CONNECT, [f.0 as usize, address.as_ptr() as usize, address.len(), 0, 0, 0]))
 }
 
+/// A socket that is bound to an address, and listens where it is for streams.
+pub fn bound_socket(address: &[u8], stream: bool) -> Result<Fd> {
+    let f = socket(address, stream)?;
+    let mut done = call(number::BIND, [f.0 as usize, address.as_ptr() as usize, address.len(), 0, 0, 0]);
+    if stream && done.is_ok() {
+        done = call(number::LISTEN, [f.0 as usize, 64, 0, 0, 0, 0]);
+    }
+    done.map(|_| f).inspect_err(|_| close(f))
+}
+
+/// Random bits; what no clock tells where the kernel has none yet.
+pub fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match call(number::GETRANDOM, [bytes.as_mut_ptr() as usize, bytes.len(), 1, 0, 0, 0]) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        _ => now(),
+    }
+}
+
 /// shutdown(2) of the sending half.
 pub fn shutdown_writing(f: Fd) {
     let _ = call(number::SHUTDOWN, [f.0 as usize, 1, 0, 0, 0, 0]);

@@ -26,6 +26,7 @@ pub(super) mod number {
     pub(in super::super) const RECVMSG: usize = 47;
     pub(in super::super) const BIND: usize = 49;
     pub(in super::super) const LISTEN: usize = 50;
+    pub(in super::super) const GETRANDOM: usize = 318;
     pub(in super::super) const SOCKETPAIR: usize = 53;
     pub(in super::super) const GETSOCKOPT: usize = 55;
     pub(in super::super) const CLONE: usize = 56;
