@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn servers_that_only_this_host_reaches_are_none() {
-        let text = "# x\nnameserver 127.0.0.53\nnameserver 192.0.2.1 # y\nnameserver fe80::1%eth0\nnameserver 2001:db8::1\nnameserver\nnameserver x\nsearch a.example b.example\noptions ndots:2 edns0\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n";
+        let text = "# x\nnameserver 127.0.0.53\nnameserver 192.0.2.1 # y\nnameserver fe80::1%nowhere0\nnameserver 2001:db8::1\nnameserver\nnameserver x\nsearch a.example b.example\noptions ndots:2 edns0\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n";
         let found = read_resolvers(text);
         assert_eq!(found.servers, ["192.0.2.1", "2001:db8::1", "192.0.2.2"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         assert_eq!(found.here, ["127.0.0.53:53", "192.0.2.1:53", "[2001:db8::1]:53"].map(|at| at.parse::<SocketAddr>().unwrap()));
