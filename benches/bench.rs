@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(crate) type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -74,7 +74,7 @@ fn kernel() -> Result<String> {
 }
 
 /// A name for files: architecture, processors, kernel.
-pub(crate) fn machine() -> Result<String> {
+fn machine() -> Result<String> {
     let kernel = kernel()?;
     let numbers: Vec<&str> = kernel.split(['.', '-']).take(2).collect();
     let processors = std::thread::available_parallelism()?;
@@ -104,4 +104,66 @@ pub(crate) fn heading(title: &str, by: &str) -> Result<String> {
         kernel()?,
         load.trim()
     ))
+}
+
+/// What this program is started for once more, with the words behind its name.
+type Act = fn(&[String]) -> Result;
+
+/// What a measurement does with its words: one of its acts, if the first word names one, else the measuring itself.
+pub(crate) fn play(help: &str, acts: &[(&str, Act)], measure: fn(&Words) -> Result) -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let first = words.first().map_or("", String::as_str);
+    let done = match acts.iter().find(|act| act.0 == first) {
+        Some(act) => act.1(&words[1..]),
+        None if first == "--help" || first == "-h" => {
+            print!("{help}");
+            Ok(())
+        }
+        None => measure(&Words(words)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Flags.
+pub(crate) struct Words(pub(crate) Vec<String>);
+
+impl Words {
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.0.iter().any(|word| word == flag)
+    }
+
+    fn value(&self, flag: &str) -> Option<&str> {
+        self.0.iter().position(|word| word == flag).and_then(|at| self.0.get(at + 1)).map(String::as_str)
+    }
+
+    /// How many, by a flag with a number; fewer with `--quick`.
+    pub(crate) fn count(&self, flag: &str, usually: usize, quick: usize) -> Result<usize> {
+        match self.value(flag) {
+            Some(count) => Ok(count.parse()?),
+            None => Ok(if self.has("--quick") { quick } else { usually }),
+        }
+    }
+
+    /// Whom `--only` names by the beginning of their names; nobody: all.
+    pub(crate) fn only(&self) -> Vec<String> {
+        self.value("--only").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// Shows a result, and keeps it in the tree unless flags say that it isn't a whole one, or not of what is promised.
+    pub(crate) fn keep(&self, subject: &str, report: &str) -> Result {
+        println!("{report}");
+        if !["--only", "--print", "--tmpfs"].iter().any(|flag| self.has(flag)) {
+            let path = format!("benches/results/{}-{}-{subject}.md", said("date", &["-u", "+%Y-%m-%d"])?, machine()?);
+            fs::create_dir_all("benches/results")?;
+            fs::write(&path, report)?;
+            eprintln!("written: {path}");
+        }
+        Ok(())
+    }
 }

@@ -1,6 +1,7 @@
 //! Those who are measured beside each other: each a process that does one thing when asked and answers with the time that it took.
 
 use super::bench::{Chance, Result, percentile, said};
+use super::daemon::Daemon;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write as _};
@@ -158,12 +159,6 @@ pub(crate) fn program(words: &[impl AsRef<str>]) -> Result<Command> {
     Ok(command)
 }
 
-/// The program `coracle`: what `cargo xtask bench` built, or what lies beside this program, target/release/deps/….
-pub(crate) fn coracle() -> Result<String> {
-    let beside = std::env::current_exe()?.ancestors().nth(2).map(|directory| directory.join("coracle").display().to_string());
-    Ok(std::env::var("CORACLE_PROGRAM").ok().or(beside).ok_or("no directory")?)
-}
-
 /// One life for each byte of standard input.
 pub(crate) fn serve(mut life: impl FnMut() -> Result<Duration>) -> Result {
     let mut byte = [0];
@@ -189,31 +184,14 @@ pub(crate) fn serve_program(words: &[String]) -> Result {
     })
 }
 
-/// A root file system with a static `true`, and with the directories and files that an image has.
-pub(crate) fn make_rootfs(at: &Path) -> Result {
-    for directory in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
-        fs::create_dir_all(at.join(directory))?;
-    }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
-    let busybox = busybox.ok_or("there is no busybox; apt-get install busybox-static")?;
-    fs::copy(busybox, at.join("bin/busybox"))?;
-    for name in ["true", "sleep"] {
-        std::os::unix::fs::symlink("busybox", at.join("bin").join(name))?;
-    }
-    for (name, contents) in [("hosts", ""), ("hostname", ""), ("resolv.conf", ""), ("passwd", "root:x:0:0:root:/root:/bin/sh\n")] {
-        fs::write(at.join("etc").join(name), contents)?;
-    }
-    Ok(fs::write(at.join("etc/group"), "root:x:0:\n")?)
-}
-
 /// A bundle as `runc spec` makes it, with our limits and without a terminal.
 pub(crate) fn make_bundle(at: &Path, rootfs: &str, words: &[&str]) -> Result {
     fs::create_dir_all(at)?;
+    let path = at.join("config.json");
     let mut spec = Command::new("runc");
-    if !spec.arg("spec").current_dir(at).status()?.success() {
+    if !path.exists() && !spec.arg("spec").current_dir(at).status()?.success() {
         return Err("runc spec failed".into());
     }
-    let path = at.join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
     config["process"]["terminal"] = false.into();
     config["process"]["args"] = serde_json::json!(words);
@@ -233,12 +211,12 @@ pub(crate) fn without_unified(before: &str, words: &[impl AsRef<str>]) -> Result
     Ok(command)
 }
 
-/// Gives an engine the root file system as an image; its name there.
-pub(crate) fn import(engine: &str, rootfs: &str) -> Result<&'static str> {
+/// Gives an engine, by the words that ask it, the root file system as an image; its name there.
+fn import(engine: &[String], rootfs: &str) -> Result<&'static str> {
     const IMAGE: &str = "localhost/coracle-bench:1";
     let mut tar = Command::new("tar").args(["-C", rootfs, "-c", "."]).stdout(Stdio::piped()).spawn()?;
     let archive = tar.stdout.take().ok_or("no tar")?;
-    let import = Command::new(engine).args(["import", "-", IMAGE]).stdin(archive).output();
+    let import = Command::new(&engine[0]).args(&engine[1..]).args(["import", "-", IMAGE]).stdin(archive).output();
     tar.wait()?;
     let import = import?;
     if !import.status.success() {
@@ -248,8 +226,43 @@ pub(crate) fn import(engine: &str, rootfs: &str) -> Result<&'static str> {
     Ok(IMAGE)
 }
 
+/// The engines with their names, the words that ask them, and those that a run needs besides; Docker with a daemon of its own, or why not.
+pub(crate) struct Engines {
+    docker: std::result::Result<(Daemon, Vec<String>), String>,
+}
+
+impl Engines {
+    pub(crate) fn start(home: &Path) -> Self {
+        Self { docker: Daemon::docker(home).map_err(|error| error.to_string()) }
+    }
+
+    /// Asks for `podman` or `docker`.
+    pub(crate) fn ask(&self, engine: &str, words: &[&str]) -> Result<Vec<String>> {
+        let mut all = match (engine, &self.docker) {
+            ("docker", Ok((_, words))) => words.clone(),
+            ("docker", Err(error)) => return Err(error.clone().into()),
+            _ => vec![engine.to_owned()],
+        };
+        all.extend(words.iter().map(|&word| word.to_owned()));
+        Ok(all)
+    }
+
+    /// Asks for a container of this root file system, with memory and pids limits and without a network.
+    pub(crate) fn run(&self, engine: &str, rootfs: &str, more: &[&str], command: &[&str]) -> Result<Vec<String>> {
+        let image = import(&self.ask(engine, &[])?, rootfs)?;
+        let mut words = vec!["run", "--network", "none", "--memory", "256m", "--pids-limit", "64"];
+        if engine == "podman" {
+            words.extend(PODMAN);
+        }
+        words.extend(more);
+        words.push(image);
+        words.extend(command);
+        self.ask(engine, &words)
+    }
+}
+
 /// What podman needs where it runs in a container itself: its own default limits may be more than that one may give.
-pub(crate) const PODMAN: [&str; 6] = ["--runtime", "runc", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+const PODMAN: [&str; 6] = ["--runtime", "runc", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
 
 /// The number behind a name in a file of the kernel's.
 pub(crate) fn number_in(file: &str, name: &str) -> Result<u64> {

@@ -5,9 +5,10 @@
 
 mod bench;
 mod contender;
+mod daemon;
+mod rootfs;
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,11 +16,10 @@ use std::time::{Duration, Instant};
 
 use coracle::{Container, ContainerBuilder, Engine};
 
-use bench::{Chance, Result, Scratch, heading, machine, said};
-use contender::{
-    Field, PODMAN, TURN, coracle, import, itself, make_bundle, make_rootfs, number_in, parent, program, rollup, serve, serve_program,
-    without_unified,
-};
+use bench::{Chance, Result, Scratch, Words, heading, play};
+use contender::{Engines, Field, TURN, itself, make_bundle, number_in, parent, program, rollup, serve, serve_program, without_unified};
+use daemon::coracle;
+use rootfs::make_rootfs;
 
 const HELP: &str = "\
 Usage: cargo xtask bench life [--lives N] [--quick] [--only NAME,NAME] [--print]
@@ -34,54 +34,24 @@ Usage: cargo xtask bench life [--lives N] [--quick] [--only NAME,NAME] [--print]
 const MANY: usize = 200;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let done = match arguments.first().map(String::as_str) {
-        Some("--serve-exec") => serve_exec(&arguments[1..]),
-        Some("--serve-start") => serve_start(&arguments[1..]),
-        Some("--serve-program") => serve_program(&arguments[1..]),
-        Some("--help" | "-h") => {
-            print!("{HELP}");
-            Ok(())
-        }
-        _ => measure(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    play(HELP, &[("--serve-exec", serve_exec), ("--serve-start", serve_start), ("--serve-program", serve_program)], measure)
 }
 
-fn measure(arguments: &[String]) -> Result {
-    let has = |flag: &str| arguments.iter().any(|a| a == flag);
-    let value = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1)).cloned();
-    let lives = match value("--lives") {
-        Some(lives) => lives.parse()?,
-        None if has("--quick") => 60,
-        None => 300,
-    };
-    let only: Vec<String> = value("--only").map(|o| o.split(',').map(str::to_owned).collect()).unwrap_or_default();
+fn measure(words: &Words) -> Result {
+    let (lives, only) = (words.count("--lives", 300, 60)?, words.only());
     let mut report = heading("Containers that live", "`cargo xtask bench life` (benches/life.rs says how)")?;
     let scratch = Scratch::new()?;
     let rootfs = scratch.join("rootfs");
     make_rootfs(Path::new(&rootfs))?;
+    let engines = Engines::start(Path::new(&scratch.join("docker")));
     let mut chance = Chance::new()?;
-    report += &execs(&scratch, &rootfs, &only, lives, &mut chance)?;
+    report += &execs(&scratch, &engines, &rootfs, &only, lives, &mut chance)?;
     report += &snapshots(&scratch, &rootfs, &only, lives, &mut chance)?;
     if only.is_empty() {
-        report += &starts_a_second(&scratch, &rootfs, lives)?;
+        report += &starts_a_second(&scratch, &engines, &rootfs, lives)?;
         report += &many(&scratch, &rootfs)?;
     }
-    println!("{report}");
-    if only.is_empty() && !has("--print") {
-        let path = format!("benches/results/{}-{}-life.md", said("date", &["-u", "+%Y-%m-%d"])?, machine()?);
-        fs::create_dir_all("benches/results")?;
-        fs::write(&path, &report)?;
-        eprintln!("written: {path}");
-    }
-    Ok(())
+    words.keep("life", &report)
 }
 
 fn described(engine: &Engine, builder: ContainerBuilder, words: &[&str]) -> ContainerBuilder {
@@ -96,6 +66,12 @@ fn verdict(value: f64, good: bool) -> String {
         (_, true) => format!("{value:.2} ✓"),
         (_, false) => format!("{value:.2} ✗"),
     }
+}
+
+fn quietly(words: &[impl AsRef<str>]) -> Command {
+    let mut command = Command::new(words[0].as_ref());
+    command.args(words[1..].iter().map(AsRef::as_ref)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 // Further commands.
@@ -116,16 +92,11 @@ fn serve_exec(arguments: &[String]) -> Result {
     Ok(pollster::block_on(container.remove())?)
 }
 
-fn execs(scratch: &Scratch, rootfs: &str, only: &[String], lives: usize, chance: &mut Chance) -> Result<String> {
+fn execs(scratch: &Scratch, engines: &Engines, rootfs: &str, only: &[String], lives: usize, chance: &mut Chance) -> Result<String> {
     let id = format!("bench-{}", std::process::id());
     let mut field = Field::of(only);
     // Each has a container that lives, and what ends it.
     let mut ends: Vec<Command> = Vec::new();
-    let quietly = |words: &[&str]| {
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command
-    };
     field.add("exec", "`container.exec(..).status()`", TURN, || {
         let mut command = itself()?;
         command.args(["--serve-exec", &scratch.join("engine-exec"), rootfs]);
@@ -154,18 +125,15 @@ fn execs(scratch: &Scratch, rootfs: &str, only: &[String], lives: usize, chance:
             without_unified(&before, &[runtime, "--root", &state, "exec", &id, "/bin/true"])
         });
     }
-    for (name, engine, more) in [("exec-podman", "podman", &PODMAN[..]), ("exec-docker", "docker", &[])] {
+    for (name, engine) in [("exec-podman", "podman"), ("exec-docker", "docker")] {
         let what = if engine == "podman" { "`podman exec`" } else { "`docker exec`" };
-        ends.push(quietly(&[engine, "rm", "-f", &id]));
         field.add(name, what, 1, || {
-            let image = import(engine, rootfs)?;
-            let mut words = vec![engine, "run", "-d", "--name", &id, "--network", "none"];
-            words.extend(more);
-            words.extend([image, "/bin/sleep", "1000"]);
-            if !quietly(&words).status()?.success() {
+            let run = engines.run(engine, rootfs, &["-d", "--name", &id], &["/bin/sleep", "1000"])?;
+            ends.push(quietly(&engines.ask(engine, &["rm", "-f", &id])?));
+            if !quietly(&run).status()?.success() {
                 return Err("its container doesn't start".into());
             }
-            program(&[engine, "exec", &id, "/bin/true"])
+            program(&engines.ask(engine, &["exec", &id, "/bin/true"])?)
         });
     }
     let done = field.rounds(lives, chance, None);
@@ -259,17 +227,16 @@ fn rate(lives: usize, life: impl Fn(usize) -> Result + Sync) -> Result<f64> {
     Ok(lives as f64 / start.elapsed().as_secs_f64())
 }
 
-fn starts_a_second(scratch: &Scratch, rootfs: &str, lives: usize) -> Result<String> {
+/// Runs a program, which must end well.
+fn command(words: &[impl AsRef<str>]) -> Result {
+    let output = quietly(words).stderr(Stdio::piped()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{}: {}", words[0].as_ref(), said.trim()).into()) }
+}
+
+fn starts_a_second(scratch: &Scratch, engines: &Engines, rootfs: &str, lives: usize) -> Result<String> {
     let engine = Engine::builder().root(scratch.join("engine-rate")).open()?;
     let id = std::process::id();
-    let command = |words: &[&str]| -> Result {
-        let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).output()?;
-        if output.status.success() {
-            Ok(())
-        } else {
-            Err(format!("{}: {}", words[0], String::from_utf8_lossy(&output.stderr).trim()).into())
-        }
-    };
     let mut rows: Vec<(&str, usize, Result<f64>)> = Vec::new();
     let ours = |_| -> Result {
         let status = pollster::block_on(described(&engine, Container::from_rootfs(rootfs), &["/bin/true"]).status())?;
@@ -287,14 +254,9 @@ fn starts_a_second(scratch: &Scratch, rootfs: &str, lives: usize) -> Result<Stri
     let bundled = make_bundle(Path::new(&bundle), rootfs, &["/bin/true"]);
     let runc = |n| command(&["runc", "--root", &state, "run", "--bundle", &bundle, &format!("bench-{id}-{n}")]);
     rows.push(("`runc run`", lives, bundled.and_then(|()| rate(lives, runc))));
-    for (name, engine, more) in [("`podman run --rm`", "podman", &PODMAN[..]), ("`docker run --rm`", "docker", &[])] {
+    for (name, engine) in [("`podman run --rm`", "podman"), ("`docker run --rm`", "docker")] {
         let lives = lives.div_ceil(10);
-        let measured = import(engine, rootfs).and_then(|image| {
-            let mut words = vec![engine, "run", "--rm", "--network", "none", "--memory", "256m", "--pids-limit", "64"];
-            words.extend(more);
-            words.extend([image, "/bin/true"]);
-            rate(lives, |_| command(&words))
-        });
+        let measured = engines.run(engine, rootfs, &["--rm"], &["/bin/true"]).and_then(|words| rate(lives, |_| command(&words)));
         rows.push((name, lives, measured));
     }
     let threads = 2 * std::thread::available_parallelism()?.get();

@@ -8,6 +8,7 @@ mod bench;
 #[path = "../tests/support/host.rs"]
 #[allow(dead_code)] // A test asks more of it.
 mod host;
+mod rootfs;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,14 +21,16 @@ use std::time::{Duration, Instant};
 use coracle::netns::NetNs;
 use coracle::{Container, Engine, Network};
 
-use bench::{Chance, Result, Scratch, heading, machine, percentile, said};
+use bench::{Chance, Result, Scratch, Words, heading, percentile, play};
 use host::{HOST, Host};
+use rootfs::make_rootfs;
 
 const HELP: &str = "\
-Usage: cargo xtask bench network [--lives N] [--quick] [--no-streams] [--print]
+Usage: cargo xtask bench network [--lives N] [--quick] [--only NAME,NAME] [--no-streams] [--print]
 
   --lives N     lives of each contender (200; slow ones have fewer)
   --quick       40 lives
+  --only A,B    only contenders whose name begins with one of these; writes no file
   --no-streams  nothing about throughput
   --print       writes no file
 ";
@@ -36,21 +39,7 @@ Usage: cargo xtask bench network [--lives N] [--quick] [--no-streams] [--print]
 const PAUSE: Duration = Duration::from_millis(60);
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let done = match arguments.first().map(String::as_str) {
-        Some("--help" | "-h") => {
-            print!("{HELP}");
-            Ok(())
-        }
-        _ => measure(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    play(HELP, &[], measure)
 }
 
 /// How long both take.
@@ -67,14 +56,8 @@ struct Contender<'a> {
     detach: Vec<u64>,
 }
 
-fn measure(arguments: &[String]) -> Result {
-    let has = |flag: &str| arguments.iter().any(|a| a == flag);
-    let value = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1)).cloned();
-    let lives = match value("--lives") {
-        Some(lives) => lives.parse()?,
-        None if has("--quick") => 40,
-        None => 200,
-    };
+fn measure(words: &Words) -> Result {
+    let lives = words.count("--lives", 200, 40)?;
     let scratch = Scratch::new()?;
     let host = Host::new();
     // Forwarding from the start, as podman wants it: what we turn on ourselves forwards for our networks alone.
@@ -87,11 +70,11 @@ fn measure(arguments: &[String]) -> Result {
     let first = run(&host, described(&engine, &rootfs).network(network.clone()).publish("0.0.0.0:9000:9000").publish(9000))?;
 
     let mut report = heading("Networks", "`cargo xtask bench network` (benches/network.rs says how)")?;
-    let (mut all, absent) = contenders(&host, &scratch, &engine, &rootfs, &network);
+    let (mut all, absent) = contenders(&host, &scratch, &engine, &rootfs, &network, &words.only());
     rounds(&mut all, lives)?;
     table(&mut report, &all)?;
     verdicts(&mut report, &all)?;
-    if !has("--no-streams") {
+    if !words.has("--no-streams") {
         streams(&mut report, &host, &scratch, &engine, &rootfs, &network, &first)?;
     }
     writeln!(report, "## Who took part\n")?;
@@ -103,28 +86,7 @@ fn measure(arguments: &[String]) -> Result {
     }
     drop(all);
     host.at(|| pollster::block_on(first.remove()))?;
-    println!("{report}");
-    if !has("--print") {
-        let path = format!("benches/results/{}-{}-network.md", said("date", &["-u", "+%Y-%m-%d"])?, machine()?);
-        fs::create_dir_all("benches/results")?;
-        fs::write(&path, &report)?;
-        eprintln!("written: {path}");
-    }
-    Ok(())
-}
-
-/// A root file system with a static `sleep` and `true`.
-fn make_rootfs(at: &Path) -> Result {
-    for directory in ["bin", "dev", "etc", "proc", "root", "sys", "tmp"] {
-        fs::create_dir_all(at.join(directory))?;
-    }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
-    fs::copy(busybox.ok_or("there is no busybox; apt-get install busybox-static")?, at.join("bin/busybox"))?;
-    for name in ["true", "sleep"] {
-        std::os::unix::fs::symlink("busybox", at.join("bin").join(name))?;
-    }
-    fs::write(at.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
-    Ok(fs::write(at.join("etc/group"), "root:x:0:\n")?)
+    words.keep("network", &report)
 }
 
 fn described(engine: &Engine, rootfs: &str) -> coracle::ContainerBuilder {
@@ -144,9 +106,13 @@ fn contenders<'a>(
     engine: &'a Engine,
     rootfs: &'a str,
     network: &'a Network,
+    only: &[String],
 ) -> (Vec<Contender<'a>>, Vec<String>) {
     let (mut all, mut absent): (Vec<Contender<'a>>, Vec<String>) = (Vec::new(), Vec::new());
     let mut add = |name: &'static str, what: &str, turns, life: Result<Life<'a>>| {
+        if !only.is_empty() && !only.iter().any(|begin| name.starts_with(begin.as_str())) {
+            return;
+        }
         eprintln!("warming up: {name}");
         let warm = life.and_then(|mut life| {
             for _ in 0..2 {

@@ -6,6 +6,7 @@
 //! and to a floor (`benches/pull/floor.rs`). This is no test: nothing fails because a machine is slow.
 
 mod bench;
+mod daemon;
 #[path = "pull/engines.rs"]
 mod engines;
 #[path = "pull/floor.rs"]
@@ -20,14 +21,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use bench::{Chance, Result, Scratch, heading, machine, percentile, said};
+use bench::{Chance, Result, Scratch, Words, heading, percentile, play, said};
 use coracle::Engine;
+use daemon::coracle;
 use engines::{Cost, EngineOf};
 
 const HELP: &str = "\
 Usage: cargo xtask bench pull [--rounds N] [--only NAME,NAME] [--big] [--tmpfs] [--print]
 
   --rounds N   turns of each engine and image (9)
+  --quick      three turns
   --only A,B   only engines whose name begins with one of these; writes no file
   --big        a layer of 4 GiB, too (minutes, and 10 GiB of memory for its files)
   --tmpfs      on tmpfs; writes no file
@@ -38,33 +41,15 @@ Usage: cargo xtask bench pull [--rounds N] [--only NAME,NAME] [--big] [--tmpfs] 
 const DISK: u64 = 4 << 30;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let done = match arguments.first().map(String::as_str) {
-        Some("--floor") => floor::main(&arguments[1..]),
-        Some("--measure") => engines::measured(&arguments[1..]),
-        Some("--serve") => serve(&arguments[1..]),
-        Some("--inside") => inside(&arguments[1..]),
-        Some("--help" | "-h") => {
-            print!("{HELP}");
-            Ok(())
-        }
-        _ => outside(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    play(HELP, &[("--floor", floor::main), ("--measure", engines::measured), ("--serve", serve), ("--inside", inside)], outside)
 }
 
 /// What needs the machine's network; then this program once more, in namespaces that take everything with them when they end.
-fn outside(arguments: &[String]) -> Result {
+fn outside(words: &Words) -> Result {
     image::debian()?;
     let mut again = Command::new("unshare");
     again.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "--"]);
-    let status = again.arg(std::env::current_exe()?).arg("--inside").args(arguments).status()?;
+    let status = again.arg(std::env::current_exe()?).arg("--inside").args(&words.0).status()?;
     if status.success() { Ok(()) } else { Err(format!("the measuring ended with {status}").into()) }
 }
 
@@ -195,10 +180,8 @@ struct Lively {
 }
 
 fn inside(arguments: &[String]) -> Result {
-    let has = |flag: &str| arguments.iter().any(|a| a == flag);
-    let value = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1)).cloned();
-    let rounds: usize = value("--rounds").map_or(Ok(9), |n| n.parse())?;
-    let only: Vec<String> = value("--only").map(|o| o.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    let words = Words(arguments.to_vec());
+    let (rounds, only) = (words.count("--rounds", 9, 3)?, words.only());
     said("ip", &["link", "set", "lo", "up"])?;
     let by = "`cargo xtask bench pull` (benches/pull.rs says how; benches/pull/floor.rs is the floor)";
     let mut report = heading("Pulling an image", by)?;
@@ -209,8 +192,8 @@ fn inside(arguments: &[String]) -> Result {
     for tag in IMAGES {
         registry.push(&layout, tag)?;
     }
-    let disk = disk(&scratch, DISK, has("--tmpfs"))?;
-    let program = program()?;
+    let disk = disk(&scratch, DISK, words.has("--tmpfs"))?;
+    let program = coracle()?;
     let (engines, absent) = contenders(&disk, &program, &registry, &only)?;
     if only.is_empty() {
         same_files(&engines, &disk, &registry)?;
@@ -254,7 +237,7 @@ fn inside(arguments: &[String]) -> Result {
 
     let load = fs::read_to_string("/proc/loadavg")?;
     let (archive, blobs) = sizes(&layout)?;
-    let on = if has("--tmpfs") { "tmpfs" } else { "ext4 with a journal, on a loop device in memory, written once" };
+    let on = if words.has("--tmpfs") { "tmpfs" } else { "ext4 with a journal, on a loop device in memory, written once" };
     writeln!(
         report,
         "The image is debootstrap's smallest Debian: {archive:.1} MB of archive, {blobs:.1} MB gzip, as one layer and cut into four. Registry: docker-registry on loopback. File system: {on}. {rounds} rounds after one that warms, each in random turn; load when the last ended: {}.\n",
@@ -264,7 +247,7 @@ fn inside(arguments: &[String]) -> Result {
         tables(&mut report, title, &engines, &turns, which)?;
     }
     living(&mut report, &engines, &turns, &lively)?;
-    let big = has("--big").then(|| big(&scratch, &registry, &program)).transpose()?;
+    let big = words.has("--big").then(|| big(&scratch, &registry, &program)).transpose()?;
     goals(&mut report, &engines, &turns, &lively, big)?;
     writeln!(report, "## Who took part\n")?;
     for engine in &engines {
@@ -273,20 +256,7 @@ fn inside(arguments: &[String]) -> Result {
     for absent in absent {
         writeln!(report, "- absent: {absent}")?;
     }
-    println!("{report}");
-    if only.is_empty() && !has("--print") && !has("--tmpfs") {
-        let path = format!("benches/results/{}-{}-pull.md", said("date", &["-u", "+%Y-%m-%d"])?, machine()?);
-        fs::create_dir_all("benches/results")?;
-        fs::write(&path, &report)?;
-        eprintln!("written: {path}");
-    }
-    Ok(())
-}
-
-/// What `cargo xtask bench` built, or what lies beside this program.
-fn program() -> Result<String> {
-    let beside = std::env::current_exe()?.ancestors().nth(2).map(|directory| directory.join("coracle").display().to_string());
-    std::env::var("CORACLE_PROGRAM").ok().or(beside).ok_or_else(|| "no directory".into())
+    words.keep("pull", &report)
 }
 
 /// Everybody who can take part, and why the others can't.

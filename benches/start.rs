@@ -6,6 +6,8 @@
 
 mod bench;
 mod contender;
+mod daemon;
+mod rootfs;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,11 +17,12 @@ use std::time::Instant;
 
 use coracle::{Container, Engine};
 
-use bench::{Chance, Result, Scratch, heading, machine, said};
+use bench::{Chance, Result, Scratch, Words, heading, play};
 use contender::{
-    Contender, Field, PAUSE, PODMAN, TURN, coracle, import, itself, make_bundle, make_rootfs, parent, program, rollup, serve,
-    serve_program, without_unified,
+    Contender, Engines, Field, PAUSE, TURN, itself, make_bundle, parent, program, rollup, serve, serve_program, without_unified,
 };
+use daemon::coracle;
+use rootfs::make_rootfs;
 
 const HELP: &str = "\
 Usage: cargo xtask bench start [--lives N] [--quick] [--only NAME,NAME] [--no-pauses] [--build] [--no-lives] [--print]
@@ -34,23 +37,7 @@ Usage: cargo xtask bench start [--lives N] [--quick] [--only NAME,NAME] [--no-pa
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let done = match arguments.first().map(String::as_str) {
-        Some("--serve-owner") => serve_owner(&arguments[1..]),
-        Some("--serve-program") => serve_program(&arguments[1..]),
-        Some("--help" | "-h") => {
-            print!("{HELP}");
-            Ok(())
-        }
-        _ => measure(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    play(HELP, &[("--serve-owner", serve_owner), ("--serve-program", serve_program)], measure)
 }
 
 // Contenders.
@@ -82,7 +69,7 @@ fn described(engine: &Engine, rootfs: &str, limits: bool) -> coracle::ContainerB
 }
 
 /// Everybody who can take part, and why the others can't.
-fn contenders(scratch: &Scratch, only: &[String]) -> Result<Field> {
+fn contenders(scratch: &Scratch, only: &[String]) -> Result<(Field, Engines)> {
     let rootfs = scratch.join("rootfs");
     make_rootfs(Path::new(&rootfs))?;
     let id = std::process::id();
@@ -144,64 +131,44 @@ fn contenders(scratch: &Scratch, only: &[String]) -> Result<Field> {
     };
     field.add("runc", "`runc run`, memory and pids limits", TURN, || program(&oci("runc")?));
     field.add("crun", "`crun run`, memory and pids limits", TURN, || without_unified("", &oci("crun")?));
-    let engines = |name: &str, more: &[&str]| -> Result<Command> {
-        let image = import(name, &rootfs)?;
-        let mut words = vec![name, "run", "--rm", "--network", "none"];
-        words.extend(limits);
-        words.extend(more);
-        words.extend([image, "/bin/true"]);
-        program(&words)
-    };
-    field.add("podman", "`podman run --rm --network none`, the same limits", 1, || engines("podman", &PODMAN));
-    field.add("docker", "`docker run --rm --network none`, the same limits", 1, || engines("docker", &[]));
-    Ok(field)
+    let engines = Engines::start(Path::new(&scratch.join("docker")));
+    let run = |engine: &str| program(&engines.run(engine, &rootfs, &["--rm"], &["/bin/true"])?);
+    field.add("podman", "`podman run --rm --network none`, the same limits", 1, || run("podman"));
+    field.add("docker", "`docker run --rm --network none`, the same limits", 1, || run("docker"));
+    Ok((field, engines))
 }
 
 // Measuring.
 
-fn measure(arguments: &[String]) -> Result {
-    let has = |flag: &str| arguments.iter().any(|a| a == flag);
-    let value = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1)).cloned();
-    let lives = match value("--lives") {
-        Some(lives) => lives.parse()?,
-        None if has("--quick") => 60,
-        None => 300,
-    };
-    let only: Vec<String> = value("--only").map(|o| o.split(',').map(str::to_owned).collect()).unwrap_or_default();
+fn measure(words: &Words) -> Result {
+    let (lives, only) = (words.count("--lives", 300, 60)?, words.only());
     let by = "`cargo xtask bench start` (benches/start.rs says how; benches/floor/floor.c is the floor)";
     let mut report = heading("A container's life", by)?;
-    if !has("--no-lives") {
+    if !words.has("--no-lives") {
         let scratch = Scratch::new()?;
-        let mut field = contenders(&scratch, &only)?;
+        let (mut field, engines) = contenders(&scratch, &only)?;
         let mut chance = Chance::new()?;
         field.rounds(lives, &mut chance, None)?;
-        if !has("--no-pauses") {
+        if !words.has("--no-pauses") {
             field.rounds(lives, &mut chance, Some(PAUSE))?;
         }
         let ratios = [("bwrap", 50), ("floor", 50), ("floor", 99)];
         report += &field.table("Back to back", "ten lives a turn, each right after the other", |c| &c.back_to_back, &ratios)?;
-        if !has("--no-pauses") {
+        if !words.has("--no-pauses") {
             report += &field.table("With pauses", "10 ms before each life", |c| &c.with_pauses, &ratios)?;
         }
         verdicts(&mut report, &field)?;
         report += &field.in_words(&["bwrap", "runc", "crun", "podman"])?;
-        drop(field);
+        drop((field, engines));
         match memory(&scratch) {
             Ok(text) => report += &text,
             Err(error) => writeln!(report, "## Memory\n\nnot measured: {error}\n")?,
         }
     }
-    if has("--build") {
+    if words.has("--build") {
         report += &builds()?;
     }
-    println!("{report}");
-    if only.is_empty() && !has("--print") {
-        let path = format!("benches/results/{}-{}-start.md", said("date", &["-u", "+%Y-%m-%d"])?, machine()?);
-        fs::create_dir_all("benches/results")?;
-        fs::write(&path, &report)?;
-        eprintln!("written: {path}");
-    }
-    Ok(())
+    words.keep("start", &report)
 }
 
 /// What was promised, and what came of it.

@@ -4,12 +4,13 @@
 //! everything that the engine runs (its daemons included, by `/proc/PID/stat` before and after), and the largest resident size. Who
 //! has a daemon starts it before and ends it after all turns, by its pid.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::bench::Result;
+use crate::daemon::Daemon;
 
 /// What one step took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,7 +36,7 @@ pub(crate) struct EngineOf {
     pub(crate) remembers: bool,
     /// Goes after each turn: what it knows of images that were here would help the next.
     wiped: Option<PathBuf>,
-    daemon: Option<Child>,
+    daemon: Option<Daemon>,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -53,7 +54,7 @@ impl EngineOf {
     }
 
     fn run(&self, words: &[String]) -> Result<Cost> {
-        let daemons = self.daemon.as_ref().map(|daemon| descendants(daemon.id())).transpose()?.unwrap_or_default();
+        let daemons = self.daemon.as_ref().map(|daemon| descendants(daemon.0.id())).transpose()?.unwrap_or_default();
         let before = cpu_of(&daemons)?;
         for pid in &daemons {
             // The largest resident size counts anew.
@@ -61,7 +62,7 @@ impl EngineOf {
         }
         let mut cost = self.measure(words)?;
         if let Some(daemon) = &self.daemon {
-            let daemons = descendants(daemon.id())?;
+            let daemons = descendants(daemon.0.id())?;
             cost.cpu += cpu_of(&daemons)?.saturating_sub(before);
             cost.resident += daemons.iter().map(|pid| status_kib(*pid, "VmHWM:").unwrap_or(0)).sum::<u64>();
         }
@@ -80,22 +81,6 @@ impl EngineOf {
             _ => {
                 let said = String::from_utf8_lossy(&output.stderr);
                 Err(format!("{}: {}", words.join(" "), said.lines().next().unwrap_or("it failed")).into())
-            }
-        }
-    }
-}
-
-impl Drop for EngineOf {
-    fn drop(&mut self) {
-        if let Some(daemon) = &mut self.daemon {
-            let _ = Command::new("kill").arg(daemon.id().to_string()).status();
-            let begun = Instant::now();
-            while matches!(daemon.try_wait(), Ok(None)) {
-                if begun.elapsed() > Duration::from_secs(10) {
-                    let _ = daemon.kill();
-                    let _ = daemon.wait();
-                }
-                std::thread::sleep(Duration::from_millis(50));
             }
         }
     }
@@ -237,27 +222,20 @@ pub(crate) fn umoci(disk: &Path) -> Result<EngineOf> {
 }
 
 pub(crate) fn docker(disk: &Path) -> Result<EngineOf> {
-    let home = disk.join("docker");
-    fs::create_dir_all(home.join("config"))?;
-    let at = |name: &str| home.join(name).display().to_string();
-    let host = format!("unix://{}", at("socket"));
-    let mut daemon = Command::new("dockerd");
-    daemon.args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid"), "--host", &host]);
-    // Nothing of the machine's network is for a pull.
-    daemon.args(["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none", "--storage-driver=overlay2"]);
-    let docker = if Path::new("/usr/bin/docker").exists() { "/usr/bin/docker" } else { "docker" };
-    let ready = words(&[docker, "--host", &host, "version"]);
-    let daemon = start(daemon, &home.join("log"), &ready)?;
-    let (pull, remove) = (host.clone(), host);
+    let (daemon, docker) = Daemon::docker(&disk.join("docker"))?;
+    let asked = |more: &'static [&'static str]| {
+        let docker = docker.clone();
+        move |reference: &str| docker.iter().map(String::as_str).chain(more.iter().copied()).chain([reference]).map(str::to_owned).collect()
+    };
     Ok(EngineOf {
         name: "docker",
         what: format!("`docker pull`, {}", version("dockerd", &["--version"])?),
-        pull: Box::new(move |reference| words(&[docker, "--host", &pull, "pull", "--quiet", reference])),
-        remove: Box::new(move |reference| words(&[docker, "--host", &remove, "rmi", "--force", reference])),
+        pull: Box::new(asked(&["pull", "--quiet"])),
+        remove: Box::new(asked(&["rmi", "--force"])),
         remembers: true,
         wiped: None,
         daemon: Some(daemon),
-        environment: vec![("DOCKER_CONFIG", at("config"))],
+        environment: Vec::new(),
     })
 }
 
@@ -275,7 +253,7 @@ pub(crate) fn containerd(disk: &Path) -> Result<EngineOf> {
     let mut daemon = Command::new("containerd");
     daemon.arg("--config").arg(&config);
     let ready = words(&["ctr", "--address", &socket, "version"]);
-    let daemon = start(daemon, &home.join("log"), &ready)?;
+    let daemon = Daemon::start(daemon, &home.join("log"), &ready)?;
     let unpigz = if version("unpigz", &["--version"]).is_ok() { ", inflating by unpigz" } else { "" };
     let (pull, remove) = (socket.clone(), socket);
     Ok(EngineOf {
@@ -288,28 +266,6 @@ pub(crate) fn containerd(disk: &Path) -> Result<EngineOf> {
         daemon: Some(daemon),
         environment: Vec::new(),
     })
-}
-
-/// Starts a daemon, and waits until a client of it works.
-fn start(mut command: Command, log: &Path, ready: &[String]) -> Result<Child> {
-    let file = File::create(log)?;
-    let mut daemon = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
-    let begun = Instant::now();
-    loop {
-        let quiet = |mut command: Command| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        let mut client = Command::new(&ready[0]);
-        client.args(&ready[1..]);
-        if quiet(client)?.success() {
-            return Ok(daemon);
-        }
-        if daemon.try_wait()?.is_some() || begun.elapsed() > Duration::from_secs(60) {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-            let said = fs::read_to_string(log)?;
-            return Err(said.lines().last().unwrap_or("it doesn't answer").to_owned().into());
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 fn version(program: &str, arguments: &[&str]) -> Result<String> {

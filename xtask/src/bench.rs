@@ -13,7 +13,7 @@ Measures, and writes dated results into benches/results/.
 Usage: cargo xtask bench start [--quick] [--lives N] [--only NAME,NAME] [--no-pauses] [--build] [--no-lives] [--print]
        cargo xtask bench life [--quick] [--lives N] [--only NAME,NAME] [--print]
        cargo xtask bench pull [--rounds N] [--only NAME,NAME] [--big] [--tmpfs] [--print]
-       cargo xtask bench network [--quick] [--lives N] [--no-streams] [--print]
+       cargo xtask bench network [--quick] [--lives N] [--only NAME,NAME] [--no-streams] [--print]
 
   start   a whole life of a container, in-process and by the program, beside bwrap, runc, crun, podman, docker and a floor; needs root,
           busybox-static and cc, and whichever of the others are to be compared
