@@ -23,4 +23,5 @@ mod soak;
 mod states;
 mod store;
 mod verdicts;
+mod volumes;
 mod wait;

@@ -9,3 +9,4 @@ mod store;
 mod syscalls;
 mod tar_readers;
 mod unpackers;
+mod volumes;

@@ -103,3 +103,19 @@ pub(crate) fn ask_surely(from: &NetNs, address: SocketAddr) -> String {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+/// A shell's line at a directory `DIR` that is an ext4 with project quotas, in a mount namespace of its own.
+pub(crate) fn with_project_quotas(scratch: &std::path::Path, line: &str) -> std::process::Output {
+    let script = format!(
+        "set -e; DIR=$1/quotas; mkdir -p $DIR; truncate -s 64m $1/disk; \
+         mkfs.ext4 -q -F -O quota,project -E quotatype=prjquota $1/disk; mount -o loop,prjquota $1/disk $DIR; {line}"
+    );
+    let words = ["--mount", "--propagation", "private", "sh", "-c", &script, "sh"];
+    std::process::Command::new("unshare").args(words).arg(scratch).output().expect("unshare runs")
+}
+
+/// Whether this machine has such a thing.
+pub(crate) fn has_project_quotas() -> bool {
+    let scratch = super::directory();
+    with_project_quotas(scratch.path(), "true").status.success()
+}

@@ -125,6 +125,7 @@ pub(crate) fn met(need: Need) -> bool {
         Need::Umoci => program::find("umoci").is_some(),
         Need::Go => program::find("go").is_some(),
         Need::Corpora => corpora().join("complete").is_file(),
+        Need::ProjectQuotas => euid.is_root() && host::has_project_quotas(),
         Need::Repository => repository().join("deny.toml").is_file(),
     }
 }

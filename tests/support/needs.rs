@@ -69,6 +69,8 @@ pub(crate) enum Need {
     Go,
     /// Archives that nobody here wrote: `cargo xtask tools` fetches them.
     Corpora,
+    /// A kernel that keeps project quotas of ext4, and e2fsprogs.
+    ProjectQuotas,
     /// The sources beside the test: it reads this repository.
     Repository,
 }
@@ -125,6 +127,8 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::Umoci, "umoci", &[Root, User, NoSub]),
     (Need::Go, "go", &[Root, User, NoSub]),
     (Need::Corpora, "corpora", &[Root]),
+    // The kernel of the machine that tests this has no quota format (CONFIG_QFMT_V2).
+    (Need::ProjectQuotas, "project-quotas", &[]),
     (Need::Repository, "repository", &[Root]),
 ];
 

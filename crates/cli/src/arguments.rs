@@ -68,6 +68,9 @@ pub(crate) enum Command {
     #[command(subcommand, disable_help_subcommand = true)]
     Network(NetworkCommand),
     Port(Port),
+    /// Directories that containers have beside their roots, and that stay
+    #[command(subcommand, disable_help_subcommand = true)]
+    Volume(VolumeCommand),
     Commit(Commit),
     Diff(Diff),
     Export(Export),
@@ -111,6 +114,54 @@ pub(crate) struct NetworkCreate {
 pub(crate) struct NetworkRemove {
     #[arg(required = true, value_name = "NETWORK")]
     pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    Create(VolumeCreate),
+    /// List the volumes
+    #[command(visible_alias = "list")]
+    Ls(List),
+    /// Print all that is known of volumes, as JSON with Docker's names
+    Inspect {
+        /// Their names
+        #[arg(required = true, value_name = "VOLUME")]
+        names: Vec<String>,
+    },
+    /// Remove volumes that no container has, with their files
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// One that isn't there is no error
+        #[arg(short, long)]
+        force: bool,
+        /// Their names
+        #[arg(required = true, value_name = "VOLUME")]
+        names: Vec<String>,
+    },
+    /// Remove all volumes that no container has, with their files
+    Prune {
+        /// Don't ask
+        #[arg(short, long)]
+        force: bool,
+    },
+}
+
+/// Make a volume, which stays until it is removed
+///
+/// `coracle run -v NAME:PATH` makes one, too. One that is there stays as it is.
+#[derive(Debug, Args)]
+pub(crate) struct VolumeCreate {
+    /// Up to 128 letters, digits, _, . and - [default: a number that nobody has]
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// The most that it holds: 512m, 2g. As root, on ext4 or XFS mounted with prjquota
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<String>,
+
+    /// A label, for `coracle volume ls --format json`
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) label: Vec<String>,
 }
 
 /// Say where on this host a container's ports are answered
@@ -280,11 +331,13 @@ pub(crate) struct Run {
     #[arg(short, long, hide = true)]
     pub(crate) tty: bool,
 
-    /// Mount a file or directory of this machine; it must exist
-    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", help_heading = "Files")]
+    /// Mount a file or directory of this machine by its path, a volume by its name, or one of the container's own; :owner=caller lets the files
+    /// of a path come back as this user's
+    #[arg(short, long, value_name = "[SOURCE:]TARGET[:ro]", help_heading = "Files")]
     pub(crate) volume: Vec<String>,
 
-    /// Mount: type=bind,src=PATH,dst=PATH[,readonly] or type=tmpfs,dst=PATH[,tmpfs-size=SIZE][,tmpfs-mode=OCTAL]
+    /// Mount: type=bind,src=PATH,dst=PATH[,readonly][,owner=caller], type=volume[,src=NAME],dst=PATH[,volume-nocopy][,volume-ephemeral],
+    /// type=tmpfs,dst=PATH[,tmpfs-size=SIZE][,tmpfs-mode=OCTAL] or type=image,src=IMAGE,dst=PATH
     #[arg(long, value_name = "KEY=VALUE,...", help_heading = "Files")]
     pub(crate) mount: Vec<String>,
 

@@ -149,11 +149,7 @@ pub(crate) fn prune(root: Option<PathBuf>, arguments: &ContainerPrune) -> Result
     let filter = Filter::new().state("created").state("exited").state("dead");
     let gone = engine.list(&filter).map_err(|error| Failure::from(error).code(1))?;
     if !arguments.force && !gone.is_empty() && std::io::stdin().is_terminal() {
-        let mut question = std::io::stderr();
-        let _ = write!(question, "{} containers that don't run will be removed with their files. Go on? [y/N] ", gone.len());
-        let mut answer = String::new();
-        let _ = std::io::stdin().read_line(&mut answer);
-        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        if !crate::question::agreed(&format!("{} containers that don't run will be removed with their files.", gone.len())) {
             return Ok(1);
         }
     }

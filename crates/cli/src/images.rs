@@ -8,7 +8,6 @@ use crate::template::Style;
 use crate::{json, table};
 use coracle_container::{Platforms, Removed, SweptKind};
 use indicatif::DecimalBytes;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -169,10 +168,7 @@ pub(crate) fn prune(root: Option<PathBuf>, arguments: &Prune) -> Result<u8, Fail
     let engine = crate::engine(root).map_err(failed)?;
     if !arguments.force {
         let what = if arguments.all { "all images that nobody uses" } else { "everything that no image needs" };
-        let _ = write!(std::io::stderr(), "This removes {what}. Go on? [y/N] ");
-        let mut answer = String::new();
-        let read = std::io::stdin().read_line(&mut answer);
-        if read.is_err() || !matches!(answer.trim(), "y" | "Y" | "yes") {
+        if !crate::question::agreed(&format!("This removes {what}.")) {
             return Err(Failure::new("nothing was removed: the answer wasn't `y`".into()).code(1));
         }
     }

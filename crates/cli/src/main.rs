@@ -24,10 +24,12 @@ mod mounts;
 mod networks;
 mod progress;
 mod ps;
+mod question;
 mod run;
 mod snapshot;
 mod table;
 mod template;
+mod volumes;
 
 use arguments::{Arguments, Command, ContainerCommand, ImageCommand};
 use clap::Parser;
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(root, &arguments),
         Command::Cp(arguments) => cp::run(root, &arguments),
         Command::Network(command) => networks::network(root, command),
+        Command::Volume(command) => volumes::run(root, command),
         Command::Port(arguments) => networks::port(root, &arguments),
         Command::Completion(arguments) => completion::print(arguments.shell),
         Command::Events(arguments) => containers::events(root, &arguments),

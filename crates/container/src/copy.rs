@@ -3,6 +3,7 @@
 use crate::background;
 use crate::container::Container;
 use crate::error::Error;
+use crate::quiet::Stopped;
 use crate::tree::{self, Copied, Ending, Progress, Rules, Side};
 use coracle_spawn::{FileStat, How, Interior, Opener};
 use std::ffi::{OsStr, OsString};
@@ -209,7 +210,7 @@ impl Container {
     pub async fn copy_to(&self, what: impl Into<CopyIn>, target: impl AsRef<Path>) -> Result<Copied, Error> {
         let (what, target) = (what.into(), target.as_ref().to_owned());
         let attempted = format!("copy to {} in the container", target.display());
-        with_opener(self.interior(), attempted, move |opener, cancelled| copy_in(opener, &what, target.as_os_str(), cancelled)).await
+        with_opener(self.reach(), attempted, move |opener, cancelled| copy_in(opener, &what, target.as_os_str(), cancelled)).await
     }
 
     /// Copies out of the container to a path of this machine, as docker-cp(1) does.
@@ -232,7 +233,7 @@ impl Container {
     pub async fn copy_from(&self, what: impl Into<CopyOut>, target: impl AsRef<Path>) -> Result<Copied, Error> {
         let (what, target) = (what.into(), target.as_ref().to_owned());
         let attempted = format!("copy {} out of the container to {}", what.path.display(), target.display());
-        with_opener(self.interior(), attempted, move |opener, cancelled| copy_out(opener, &what, target.as_os_str(), cancelled)).await
+        with_opener(self.reach(), attempted, move |opener, cancelled| copy_out(opener, &what, target.as_os_str(), cancelled)).await
     }
 
     /// Copies out of the container as a tar archive, written as it is read. Owners are the container's.
@@ -242,19 +243,40 @@ impl Container {
     pub async fn copy_from_tar(&self, what: impl Into<CopyOut>, archive: impl Write + Send + 'static) -> Result<Copied, Error> {
         let what = what.into();
         let attempted = format!("copy {} out of the container", what.path.display());
-        with_opener(self.interior(), attempted, move |opener, cancelled| {
+        with_opener(self.reach(), attempted, move |opener, cancelled| {
             crate::tar_stream::write(opener, what.path.as_os_str(), what.follow, archive, Progress::new(what.rules(), cancelled))
         })
         .await
     }
 }
 
+/// Copies what is in a directory of a container's root into another directory there, with owners and permissions, its own too; whether there
+/// was one.
+pub(crate) async fn between_two(interior: Interior, source: PathBuf, target: PathBuf) -> Result<bool, Error> {
+    let attempted = format!("copy what the image has at {} into a volume", source.display());
+    let mut other = interior.opener()?;
+    opened(interior, attempted, move |opener, cancelled| {
+        let rules = Rules { owner: None, mode: None, archive: true, max_bytes: u64::MAX };
+        let mut progress = Progress::new(rules, cancelled);
+        let (mut from, mut to) = (Side::Inside(&mut other), Side::Inside(opener));
+        let entry = match from.at_path(source.as_os_str(), true) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(false),
+            other => other?,
+        };
+        let into = to.at_path(target.as_os_str(), false)?;
+        let into = to.directory(&into)?;
+        tree::copy_contents(&mut from, &entry, &mut to, into.as_fd(), &mut progress)?;
+        to.finish_directory(&into, &entry.stat, &mut progress)?;
+        Ok(true)
+    })
+    .await
+}
+
 /// Puts files in before the command is executed.
 pub(crate) async fn before_the_start(interior: Interior, files: Vec<(CopyIn, PathBuf)>) -> Result<(), Error> {
     for (what, target) in files {
         let attempted = format!("copy to {} in the container", target.display());
-        with_opener(Some(interior.clone()), attempted, move |opener, cancelled| copy_in(opener, &what, target.as_os_str(), cancelled))
-            .await?;
+        opened(interior.clone(), attempted, move |opener, cancelled| copy_in(opener, &what, target.as_os_str(), cancelled)).await?;
     }
     Ok(())
 }
@@ -269,10 +291,48 @@ impl<F: Fn()> Drop for Cancel<F> {
     }
 }
 
+/// How the files of a container are reached.
+#[derive(Debug, Clone)]
+pub(crate) enum Reach {
+    /// By its supervisor.
+    Running(Interior),
+    /// It stays, and its files are mounted for a moment.
+    Stopped(Stopped),
+    /// It has gone.
+    Gone,
+}
+
+impl Container {
+    fn reach(&self) -> Reach {
+        let runs = self.current_or_attached().filter(|child| !self.kept || matches!(child.try_wait(), Ok(None)));
+        match runs {
+            Some(child) => Reach::Running(child.interior()),
+            None if self.kept => Reach::Stopped(Stopped { engine: self.engine.clone(), run: self.run.clone() }),
+            None => Reach::Gone,
+        }
+    }
+}
+
 /// Works with an opener on a thread of its own.
 pub(crate) async fn with_opener<T: Send + 'static>(
-    // None of a container that doesn't run.
-    interior: Option<Interior>,
+    reach: Reach,
+    attempted: String,
+    work: impl FnOnce(&mut Opener, Arc<AtomicBool>) -> io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    match reach {
+        Reach::Running(interior) => opened(interior, attempted, work).await,
+        Reach::Stopped(stopped) => {
+            let quiet = stopped.mount().await?;
+            let done = opened(quiet.interior(), attempted, work).await;
+            quiet.end().await?;
+            done
+        }
+        Reach::Gone => Err(Error::Start(coracle_spawn::Error::Ended)),
+    }
+}
+
+async fn opened<T: Send + 'static>(
+    interior: Interior,
     attempted: String,
     work: impl FnOnce(&mut Opener, Arc<AtomicBool>) -> io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
@@ -280,7 +340,7 @@ pub(crate) async fn with_opener<T: Send + 'static>(
         let attempted = attempted.to_owned();
         move |source: io::Error| Error::Copy { attempted, source }
     };
-    let mut opener = interior.ok_or(coracle_spawn::Error::Ended)?.opener()?;
+    let mut opener = interior.opener()?;
     let cancelled = Arc::new(AtomicBool::new(false));
     let cancel = Cancel(cancelled.clone(), opener.canceller().map_err(failed(&attempted))?);
     let work = background::run("coracle-copy", move || work(&mut opener, cancelled)).map_err(failed(&attempted))?;
@@ -488,14 +548,14 @@ impl FileInfo {
     }
 }
 
-/// The files of a container that runs: [`Container::fs`]. For small things; [`Container::copy_to`] and [`Container::copy_from`] are for the rest.
+/// The files of a container that runs, or that stays and doesn't run: [`Container::fs`]. For small things; [`Container::copy_to`] and [`Container::copy_from`] are for the rest.
 ///
 /// Paths are looked up in the container, as its root; no symlink leads out. Devices, FIFOs and sockets aren't opened. Every method is an error
 /// of the kind [`Error::Copy`], or [`Error::Start`] where the container has ended.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Files {
-    interior: Option<Interior>,
+    reach: Reach,
 }
 
 /// The most that [`Files::read`] reads.
@@ -512,13 +572,13 @@ impl Container {
     /// # }
     /// ```
     pub fn fs(&self) -> Files {
-        Files::new(self.interior())
+        Files::new(self.reach())
     }
 }
 
 impl Files {
-    pub(crate) fn new(interior: Option<Interior>) -> Self {
-        Self { interior }
+    pub(crate) fn new(reach: Reach) -> Self {
+        Self { reach }
     }
 
     async fn with<T: Send + 'static>(
@@ -529,7 +589,7 @@ impl Files {
     ) -> Result<T, Error> {
         let path = path.to_owned();
         let attempted = format!("{verb} {} in the container", path.display());
-        with_opener(self.interior.clone(), attempted, move |opener, _| work(opener, path.as_os_str())).await
+        with_opener(self.reach.clone(), attempted, move |opener, _| work(opener, path.as_os_str())).await
     }
 
     /// What a file holds; 64 MiB at most.

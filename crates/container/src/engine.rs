@@ -5,6 +5,7 @@
 //!    blobs/ images/ ingest/ leases/ version    coracle-image: the store
 //!    layers/                                   coracle-layers: unpacked, by diffID
 //!    networks/ID/                              a private network: record, lock, leases/
+//!    volumes/NAME/                             a volume: record, lock, data/
 //!    run/ID/                                   a container: lock, record, upper/, work/, control
 //! ```
 
@@ -282,6 +283,9 @@ impl Engine {
         let (_, errors) = coracle_spawn::sweep(&self.0.runs).map_err(|source| self.state("read", &self.0.runs, source))?;
         for error in errors {
             tracing::warn!(%error, "something is left of a container whose supervisor was killed");
+        }
+        if let Err(error) = crate::volume::sweep(self) {
+            tracing::warn!(%error, "something is left of a volume");
         }
         if let Err(error) = crate::networks::sweep(&self.0.root.join("networks")) {
             tracing::warn!(%error, "something is left of a network");

@@ -125,6 +125,27 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
+    /// There is no volume of this name.
+    NoSuchVolume {
+        /// What was asked for.
+        name: String,
+    },
+    /// A volume is to be removed that containers have.
+    VolumeInUse {
+        /// Its name.
+        name: String,
+        /// Their ids, where they are known.
+        containers: Vec<String>,
+    },
+    /// A volume can't be held to a size.
+    VolumeSize {
+        /// Its name.
+        name: String,
+        /// In bytes.
+        size: u64,
+        /// Why not.
+        why: String,
+    },
     /// Containers are in a network that is to be removed.
     NetworkInUse {
         /// Its name.
@@ -167,6 +188,10 @@ impl fmt::Display for Error {
             Self::Lost => coracle_spawn::Error::Lost.fmt(f),
             Self::Network(error) => error.fmt(f),
             Self::NoSuchNetwork { name } => write!(f, "there is no network {name}"),
+            Self::NoSuchVolume { name } => write!(f, "there is no volume {name}"),
+            Self::VolumeInUse { name, containers } if containers.is_empty() => write!(f, "the volume {name} is in use"),
+            Self::VolumeInUse { name, containers } => write!(f, "the volume {name} is in use: {}", containers.join(" ")),
+            Self::VolumeSize { name, size, why } => write!(f, "can't hold the volume {name} to {size} bytes: {why}"),
             Self::NetworkInUse { name, addresses } => {
                 write!(f, "containers are in the network {name}:")?;
                 addresses.iter().try_for_each(|address| write!(f, " {address}"))
@@ -268,6 +293,11 @@ impl Error {
             Self::Connect { to, fault } => coracle_spawn::Error::Connect { to: to.clone(), fault: fault.clone() }.remedy(),
             Self::Network(error) => error.remedy(),
             Self::NoSuchNetwork { name } => Some(format!("make it: coracle network create {name}, or Engine::create_network")),
+            Self::NoSuchVolume { .. } => Some("`coracle volume ls` lists those that are here".into()),
+            Self::VolumeInUse { .. } => Some("remove those containers first: `coracle ps -a` lists them".into()),
+            Self::VolumeSize { .. } => Some(
+                "as root, keep volumes on ext4 or XFS mounted with prjquota; or bound what is kept in memory: Mount::tmpfs(..).size(..)".into(),
+            ),
             Self::NetworkInUse { .. } => Some("end them first: `coracle ps` lists containers".into()),
             Self::NotReady { .. } => Some("to run a command to its end and see what it said, use output() and not run()".into()),
             Self::NoSuchContainer { .. } => Some("`coracle ps -a` lists those that are here".into()),

@@ -115,11 +115,14 @@ pub struct InspectLimits {
 #[serde(rename_all = "PascalCase")]
 #[non_exhaustive]
 pub struct InspectMount {
-    /// `bind` or `tmpfs`.
+    /// `bind`, `tmpfs`, `volume` or `image`.
     #[serde(rename = "Type")]
     pub kind: String,
-    /// What is mounted.
+    /// What is mounted, of this machine.
     pub source: Option<PathBuf>,
+    /// The name of a volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Where.
     pub destination: PathBuf,
     /// Whether it can be written.
@@ -192,8 +195,9 @@ fn inspect(found: Found, pid: u32) -> Inspect {
         mounts: spec
             .map(|spec| {
                 let mounts = spec.mounts.iter().map(|mount| InspectMount {
-                    kind: if mount.source.is_some() { "bind".into() } else { "tmpfs".into() },
+                    kind: mount.word().into(),
                     source: mount.source.clone(),
+                    name: mount.volume.as_ref().and_then(|volume| volume.name.clone()),
                     destination: mount.target.clone(),
                     writable: !mount.read_only,
                 });

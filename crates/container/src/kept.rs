@@ -8,11 +8,15 @@ use crate::builder::ContainerBuilder;
 use crate::container::{Container, LOGGED, control_socket};
 use crate::engine::Engine;
 use crate::error::{Error, Problem};
+use crate::image;
 use crate::lower::{self, Life, Lowered};
+use crate::mount::Kind;
 use crate::publish::Publish;
 use crate::spec::Spec;
 use crate::state::{Description, Found, keep};
-use coracle_spawn::{Child, KEPT};
+use crate::volume;
+use coracle_image::Lease;
+use coracle_spawn::{Child, KEPT, Undo};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -23,11 +27,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Holds all names still, as long as it is held.
 pub(crate) struct Claim(#[allow(dead_code, reason = "closing it lets go")] File);
 
-/// Waits until nobody else gives names, and looks whether this one is free.
-pub(crate) async fn claim(engine: &Engine, name: &str) -> Result<Claim, Error> {
+/// Whether containers and volumes may be called so.
+pub(crate) fn is_a_name(name: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if !first || name.len() > 128 || !name.bytes().all(good) {
+    first && name.len() <= 128 && name.bytes().all(good)
+}
+
+/// Waits until nobody else gives names, and looks whether this one is free.
+pub(crate) async fn claim(engine: &Engine, name: &str) -> Result<Claim, Error> {
+    if !is_a_name(name) {
         let what = format!("{name:?} can't be the name of a container");
         let remedy = Some("up to 128 letters, digits, _, . and -, of which the first is a letter or digit".into());
         return Err(Error::Description { problems: vec![Problem { what, remedy }] });
@@ -66,7 +75,7 @@ fn check(builder: &ContainerBuilder) -> Result<(), Error> {
 }
 
 /// Makes one, without starting it.
-pub(crate) async fn create(builder: ContainerBuilder) -> Result<Container, Error> {
+pub(crate) async fn create(mut builder: ContainerBuilder) -> Result<Container, Error> {
     lower::check(&builder)?;
     check(&builder)?;
     let engine = match &builder.engine {
@@ -76,6 +85,9 @@ pub(crate) async fn create(builder: ContainerBuilder) -> Result<Container, Error
     let mut ground = lower::ground(&engine, &builder).await?;
     let id = lower::new_id();
     let resolved = ground.resolve(&builder, &id)?;
+    // Held until the directory is there, with which they go.
+    let volumes = volume::name_all(&engine, &mut builder.mounts, &id)?;
+    let images = images(&engine, &mut builder).await?;
     let command = resolved.words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let (image, stop_signal) = (resolved.image.clone(), resolved.stop_signal.clone());
     let (health, exposed) = (resolved.health.is_some(), resolved.exposed.clone());
@@ -89,6 +101,7 @@ pub(crate) async fn create(builder: ContainerBuilder) -> Result<Container, Error
         manifest: ground.base.manifest.clone(),
         rootfs: ground.base.rootfs.clone(),
         snapshots: ground.base.snapshots.clone(),
+        volumes: Vec::new(),
         mount_points: builder.mounts.iter().map(|mount| mount.target.clone()).collect(),
         stop_signal: Some(stop_signal),
         name: builder.name.clone(),
@@ -122,8 +135,8 @@ pub(crate) async fn create(builder: ContainerBuilder) -> Result<Container, Error
     }
     drop(claim);
     // Now that the directory is there, by which the lease lasts.
-    let pinned = ground.lease.take().map(|lease| lease.hold_while(&run)).transpose();
-    drop(lock);
+    let pinned: Result<Vec<_>, _> = ground.lease.take().into_iter().chain(images).map(|lease| lease.hold_while(&run)).collect();
+    drop((lock, volumes));
     let found = Found { id, run, description, kept: true, alive: false };
     let container = Container::of(&engine, &found)?;
     match pinned {
@@ -133,6 +146,20 @@ pub(crate) async fn create(builder: ContainerBuilder) -> Result<Container, Error
             Err(error.into())
         }
     }
+}
+
+/// Brings the images in that are mounted, and remembers what they are made of.
+async fn images(engine: &Engine, builder: &mut ContainerBuilder) -> Result<Vec<Lease>, Error> {
+    let mut leases = Vec::new();
+    for mount in &mut builder.mounts {
+        if let Kind::Image { reference, layers } = &mut mount.kind {
+            let parsed = image::parse(reference).map_err(|problem| Error::Description { problems: vec![problem] })?;
+            let ready = image::from_reference(engine, parsed, builder.progress.clone()).await?;
+            *layers = ready.lower;
+            leases.push(ready.lease);
+        }
+    }
+    Ok(leases)
 }
 
 /// Makes one and starts it. One that can't be started doesn't stay.
@@ -150,9 +177,13 @@ pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
 /// Removes one that doesn't run.
 pub(crate) async fn remove(container: &Container) -> Result<(), Error> {
     let (run, map) = (container.run.clone(), container.engine.0.id_map.clone());
+    let spec = Found::read(&run).and_then(|found| found.description.spec);
+    let volumes = container.engine.root().join("volumes");
+    let beside =
+        spec.map(|spec| spec.own_volumes()).unwrap_or_default().into_iter().map(|name| Undo::RemoveTree(volumes.join(name))).collect();
     let failed = |source| Error::State { attempted: "start a thread to remove", path: container.run.clone(), source };
     let removed = background::run("coracle-remove", move || match run.exists() {
-        true => coracle_spawn::remove_run(&run, Vec::new(), map),
+        true => coracle_spawn::remove_run(&run, beside, map),
         false => Ok(()),
     });
     match removed.map_err(failed)?.await {

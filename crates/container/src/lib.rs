@@ -47,6 +47,7 @@
 compile_error!("coracle needs Linux: containers are made of Linux namespaces");
 
 mod background;
+mod beside;
 pub mod blocking;
 mod builder;
 mod changes;
@@ -78,6 +79,7 @@ mod network;
 mod networks;
 mod pause;
 mod publish;
+mod quiet;
 mod rootfs;
 mod snapshot;
 mod spec;
@@ -87,6 +89,7 @@ mod stdio;
 mod tar_stream;
 mod time;
 mod tree;
+mod volume;
 mod wait;
 
 pub use builder::ContainerBuilder;
@@ -110,7 +113,7 @@ pub use images::ImagesChecked;
 pub use inspect::{Inspect, InspectConfig, InspectLimits, InspectMount, InspectState};
 pub use limits::MemorySize;
 pub use logs::{LogStream, Logs};
-pub use mount::Mount;
+pub use mount::{Mount, Owner};
 pub use network::Network;
 pub use networks::NetworkSummary;
 pub use pause::Update;
@@ -121,4 +124,5 @@ pub use stats::{ProcessSummary, Stats, StatsStream};
 pub use stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
 pub use time::Time;
 pub use tree::Copied;
+pub use volume::{Volume, VolumeSummary};
 pub use wait::{HttpWait, Inside, LogWait, Wait, WaitFailure};

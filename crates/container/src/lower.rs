@@ -1,5 +1,6 @@
 //! From a description to a plan: every problem first, then the steps.
 
+use crate::beside::{self, For};
 use crate::builder::{self, ContainerBuilder, Source};
 use crate::container::{Defaults, control_socket, log_file};
 use crate::engine::Engine;
@@ -31,7 +32,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(crate) struct Checked {
     limits: Limits,
     capabilities: CapabilitySet,
-    mounts: Vec<Mount>,
+    pub(crate) mounts: Vec<mount::Checked>,
     networks: Vec<Wanted>,
     /// Bytes of a log, where one is kept.
     log_size: u64,
@@ -176,32 +177,6 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
         }
     }
 
-    let mut mounts = Vec::new();
-    for m in &builder.mounts {
-        if !m.target.is_absolute() || m.target == Path::new("/") {
-            problem(format!("{} can't be the target of a mount", m.target.display()), Some("an absolute path below /"));
-        }
-        let lowered = match &m.kind {
-            mount::Kind::Bind { source } => match std::path::absolute(source).and_then(|path| path.symlink_metadata().map(|_| path)) {
-                Ok(path) => Mount::bind(path, &m.target),
-                Err(error) => {
-                    problem(format!("can't bind {}: {error}", source.display()), None);
-                    continue;
-                }
-            },
-            mount::Kind::Tmpfs { size, mode } => {
-                let mut options = vec![format!("mode={mode:o}")];
-                if let Some(size) = size {
-                    match coracle_cgroups::parse_memory(size) {
-                        Ok(bytes) => options.push(format!("size={bytes}")),
-                        Err(error) => problem(format!("the size of {}: {error}", m.target.display()), error.remedy().as_deref()),
-                    }
-                }
-                Mount::tmpfs(&m.target, options)
-            }
-        };
-        mounts.push(if m.read_only { lowered.read_only() } else { lowered });
-    }
     let mut networks = Vec::new();
     for network in &builder.networks {
         match network.check() {
@@ -216,6 +191,7 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
     if !builder.publish.is_empty() && others.iter().any(|network| network.kind != Kind::None) {
         problem("ports are published of a container with a network of its own".into(), Some("publish those of the container that has it"));
     }
+    let mounts = builder.mounts.iter().filter_map(|mount| mount.check(&mut problems)).collect();
     problems.extend(builder.publish.iter().filter_map(Publish::problem));
     problems.extend(names::check(builder));
     if problems.is_empty() {
@@ -227,7 +203,7 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
 
 /// What a container stands on, and what its image says.
 pub(crate) struct Ground {
-    lower: Lower,
+    pub(crate) lower: Lower,
     config: Option<ImageConfig>,
     pub(crate) lease: Option<Lease>,
     name: String,
@@ -394,6 +370,7 @@ pub(crate) async fn lower(
             manifest: base.manifest,
             rootfs: base.rootfs,
             snapshots: base.snapshots,
+            volumes: Vec::new(),
             mount_points: builder.mounts.iter().map(|mount| mount.target.clone()).collect(),
             stop_signal: Some(stop_signal.number().to_string()),
             name: builder.name.clone(),
@@ -407,6 +384,9 @@ pub(crate) async fn lower(
         },
     };
     let goes = description.auto_remove;
+    let whose = if goes { For::LastLife } else { For::OneLife };
+    let mut beside = beside::prepare(engine, builder, checked.mounts, &lower, &id, whose).await?;
+    let description = Description { volumes: beside.volumes.clone(), ..description };
     let description = serde_json::to_vec(&description).unwrap_or_default();
 
     spawn = spawn.effect(match kept {
@@ -415,6 +395,7 @@ pub(crate) async fn lower(
     });
     spawn = spawn.listen(control_socket(&run));
     spawn = spawn.namespaces(if host_network { Namespaces::all() - Namespaces::NETWORK } else { Namespaces::all() });
+    spawn = beside.begin(spawn);
     spawn = rootfs::add(spawn, lower, &run, engine.0.id_map.is_some(), kept)?;
 
     spawn = spawn.mounts(Mount::standard());
@@ -432,7 +413,7 @@ pub(crate) async fn lower(
             ]);
         }
     }
-    spawn = spawn.mounts(checked.mounts);
+    spawn = beside.mount(spawn);
     spawn = spawn.hostname(&hostname).read_only_root(builder.read_only_rootfs);
 
     if let Some(test) = test {
@@ -482,7 +463,7 @@ pub(crate) async fn lower(
     }
 
     let (enforced, waived) = (cgroups.enforced.clone(), cgroups.waived.clone());
-    spawn = add_cgroups(spawn, engine, cgroups);
+    spawn = beside.hold(add_cgroups(spawn, engine, cgroups));
     if let Some(lease) = lease {
         let path = lease.path().to_owned();
         spawn = spawn.hold(lease.into_fd()).undo(Undo::RemoveTree(path));

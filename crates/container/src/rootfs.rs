@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What a root stands on.
+#[derive(Clone)]
 pub(crate) enum Lower {
     /// Directories, topmost first.
     Layers(Vec<PathBuf>),

@@ -5,8 +5,9 @@
 use crate::builder::{ContainerBuilder, Health, Source};
 use crate::error::Problem;
 use crate::limits::MemorySize;
-use crate::mount::{Kind as MountKind, Mount};
+use crate::mount::{Kind as MountKind, Mount, Owner};
 use crate::network::{Kind as NetworkKind, Network};
+use crate::volume::{Lasts, Volume, Wish};
 use coracle_cgroups::Control;
 use coracle_spawn::{HealthTest, Rlimit};
 use serde::{Deserialize, Serialize};
@@ -107,6 +108,71 @@ pub(crate) struct KeptMount {
     pub(crate) read_only: bool,
     size: Option<String>,
     mode: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) volume: Option<Wish>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<KeptImage>,
+    /// Whether its files are the caller's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    caller: bool,
+}
+
+/// An image that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptImage {
+    pub(crate) reference: String,
+    /// Topmost first.
+    layers: Vec<PathBuf>,
+}
+
+impl KeptMount {
+    fn new(mount: &Mount) -> Self {
+        let mut kept = Self {
+            source: None,
+            target: mount.target.clone(),
+            read_only: mount.read_only,
+            size: None,
+            mode: 0,
+            volume: None,
+            image: None,
+            caller: false,
+        };
+        match &mount.kind {
+            MountKind::Bind { source, owner } => {
+                kept.source = Some(std::path::absolute(source).unwrap_or_else(|_| source.clone()));
+                kept.caller = *owner == Owner::Caller;
+            }
+            MountKind::Tmpfs { size, mode } => (kept.size, kept.mode) = (size.clone(), *mode),
+            MountKind::Volume(Volume(wish)) => kept.volume = Some(wish.clone()),
+            MountKind::Image { reference, layers } => {
+                kept.image = Some(KeptImage { reference: reference.clone(), layers: layers.clone() });
+            }
+        }
+        kept
+    }
+
+    /// What it is called by docker-inspect(1).
+    pub(crate) fn word(&self) -> &'static str {
+        match (&self.source, &self.volume, &self.image) {
+            (Some(_), ..) => "bind",
+            (_, Some(_), _) => "volume",
+            (.., Some(_)) => "image",
+            _ => "tmpfs",
+        }
+    }
+
+    fn mount(&self) -> Mount {
+        let kind = match (&self.source, &self.volume, &self.image) {
+            (Some(source), ..) => {
+                let owner = if self.caller { Owner::Caller } else { Owner::Same };
+                MountKind::Bind { source: source.clone(), owner }
+            }
+            (_, Some(wish), _) => MountKind::Volume(Volume(wish.clone())),
+            (.., Some(image)) => MountKind::Image { reference: image.reference.clone(), layers: image.layers.clone() },
+            _ => MountKind::Tmpfs { size: self.size.clone(), mode: self.mode },
+        };
+        Mount { kind, target: self.target.clone(), read_only: self.read_only }
+    }
 }
 
 /// What an image and a description come to together.
@@ -173,13 +239,6 @@ impl Spec {
             Source::Rootfs(path) => Some(path.canonicalize().unwrap_or_else(|_| path.clone())),
             _ => None,
         };
-        let mounts = builder.mounts.iter().map(|mount| {
-            let (source, size, mode) = match &mount.kind {
-                MountKind::Bind { source } => (Some(std::path::absolute(source).unwrap_or_else(|_| source.clone())), None, 0),
-                MountKind::Tmpfs { size, mode } => (None, size.clone(), *mode),
-            };
-            KeptMount { source, target: mount.target.clone(), read_only: mount.read_only, size, mode }
-        });
         let limit = |limit: &Rlimit| {
             let number = |n: u64| if n == u64::MAX { "-1".to_owned() } else { n.to_string() };
             format!("{}={}:{}", limit.resource, number(limit.soft), number(limit.hard))
@@ -197,7 +256,7 @@ impl Spec {
             user: resolved.user.as_ref().map(|user| text(user)).transpose()?,
             stop_signal: resolved.stop_signal,
             hostname: builder.hostname.clone(),
-            mounts: mounts.collect(),
+            mounts: builder.mounts.iter().map(KeptMount::new).collect(),
             read_only_rootfs: builder.read_only_rootfs,
             memory: size(&builder.memory),
             cpus: builder.cpus,
@@ -222,6 +281,17 @@ impl Spec {
         })
     }
 
+    /// The volumes that it has and that have a name by now.
+    pub(crate) fn volumes(&self) -> Vec<String> {
+        self.mounts.iter().filter_map(|mount| mount.volume.as_ref()?.name.clone()).collect()
+    }
+
+    /// Those that go with it.
+    pub(crate) fn own_volumes(&self) -> Vec<String> {
+        let own = |mount: &KeptMount| mount.volume.clone().filter(|wish| wish.lasts == Lasts::AsLongAsTheContainer)?.name;
+        self.mounts.iter().filter_map(own).collect()
+    }
+
     /// The description that comes to the same.
     pub(crate) fn builder(&self) -> Result<ContainerBuilder, Problem> {
         let unknown = |what: &str, word: &str| Problem {
@@ -237,13 +307,7 @@ impl Spec {
         builder.workdir = self.workdir.as_ref().map(PathBuf::from);
         builder.user = self.user.as_ref().map(OsString::from);
         builder.hostname = self.hostname.clone();
-        for mount in &self.mounts {
-            let kind = match &mount.source {
-                Some(source) => MountKind::Bind { source: source.clone() },
-                None => MountKind::Tmpfs { size: mount.size.clone(), mode: mount.mode },
-            };
-            builder.mounts.push(Mount { kind, target: mount.target.clone(), read_only: mount.read_only });
-        }
+        builder.mounts.extend(self.mounts.iter().map(KeptMount::mount));
         builder.read_only_rootfs = self.read_only_rootfs;
         builder.memory = self.memory.map(Into::into);
         builder.cpus = self.cpus;
@@ -303,6 +367,10 @@ mod tests {
             .hostname("h")
             .mount(Mount::bind("/a", "/b").read_only())
             .mount(Mount::tmpfs("/t").size("1m").mode(0o700))
+            .mount(Mount::bind("/c", "/d").owner(Owner::Caller))
+            .mount(Mount::volume(Volume::named("v").owner(7, 8).mode(0o700).size("1g").label("k", "w"), "/v").no_copy())
+            .mount(Mount::volume(Volume::ephemeral(), "/e"))
+            .mount(Mount::image("debian:12", "/i"))
             .read_only_rootfs(true)
             .memory("64m")
             .cpus(0.5)
@@ -348,6 +416,7 @@ mod tests {
         for part in ["wall: Some(1.5s)", "cpu_time: Some(7µs)", "pids: Some(9)", "cap", "Tmpfs { size: Some(\"1m\"), mode: 448 }"] {
             assert!(format!("{again:?}").contains(part), "{part}: {again:?}");
         }
+        assert_eq!(again.mounts, builder.mounts);
         assert_eq!((&again.publish, &again.networks, &again.hosts), (&builder.publish, &builder.networks, &builder.hosts));
         let later = Spec { network: "bridge:x".into(), ..spec };
         assert!(later.builder().unwrap_err().what.contains("another version"));

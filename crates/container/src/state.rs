@@ -112,6 +112,9 @@ pub(crate) struct Description {
     /// What the caller mounted things on.
     #[serde(default)]
     pub(crate) mount_points: Vec<PathBuf>,
+    /// The volumes that it has, in the life that runs.
+    #[serde(default)]
+    pub(crate) volumes: Vec<String>,
     /// The signal that asks the command to end.
     #[serde(default)]
     pub(crate) stop_signal: Option<String>,

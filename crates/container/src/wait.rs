@@ -7,6 +7,7 @@
 use crate::connect::ContainerStream;
 use crate::container::Container;
 use crate::copy::Files;
+use crate::copy::Reach;
 use crate::error::Error;
 use crate::exec::ExecBuilder;
 use crate::exit::ExitStatus;
@@ -529,7 +530,7 @@ impl Inside {
 
     /// As [`Container::fs`].
     pub fn fs(&self) -> Files {
-        Files::new(self.interior.clone())
+        Files::new(self.interior.clone().map_or(Reach::Gone, Reach::Running))
     }
 }
 

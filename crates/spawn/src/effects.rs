@@ -34,12 +34,26 @@ pub enum Effect {
         /// The embedder's own words, for whoever lists runs.
         description: Vec<u8>,
     },
+    /// Locks a run directory in which nobody runs, and changes nothing in it: for who works on its files. It fails while somebody has it. Must be
+    /// the first effect.
+    LockRunDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A directory that may be there already.
     EnsureDirectory {
         /// Its path.
         path: PathBuf,
         /// Permission bits, where it is made.
         mode: u32,
+    },
+    /// Bounds what an empty directory holds, by a project quota of its file system. Needs root, Linux 5.14, and a file system that keeps such
+    /// quotas. It isn't taken back: it goes with the directory.
+    LimitDirectory {
+        /// Its path.
+        path: PathBuf,
+        /// The most bytes.
+        bytes: u64,
     },
     /// A directory.
     MakeDirectory {
@@ -186,6 +200,14 @@ pub fn remove_run(run: &Path, beside: Vec<Undo>, map: Option<IdMap>) -> Result<(
     let mut undo = beside;
     undo.push(Undo::RemoveTree(run.to_owned()));
     Spawn::adopt(Record { path: run.to_owned(), undo, id_map: map, description: Vec::new(), alive: false })
+}
+
+/// Bounds what an empty directory holds, as [`Effect::LimitDirectory`] says; blocks until done.
+///
+/// # Errors
+/// [`Error::Step`] where the file system doesn't; those of starting.
+pub fn limit_directory(path: &Path, bytes: u64) -> Result<(), Error> {
+    Spawn::new("").effect(Effect::LimitDirectory { path: path.to_owned(), bytes }).perform_only()
 }
 
 /// Whether somebody holds the lock of a run.

@@ -92,6 +92,16 @@ pub enum Error {
         /// The id, or the file that belongs to it.
         id: String,
     },
+    /// The files of a [mount](crate::Mount::owned_by) can't belong to this user inside: in a user namespace only root is the caller.
+    NotTheCaller {
+        /// Who it is inside.
+        user: String,
+    },
+    /// The file system doesn't know mounts with other owners.
+    NoOtherOwners {
+        /// What was to be mounted.
+        path: String,
+    },
     /// The command couldn't be executed.
     Exec {
         /// The command.
@@ -168,6 +178,13 @@ impl fmt::Display for Error {
                 write!(f, "no {what} {name:?} in the root's /etc/{}", if *what == "user" { "passwd" } else { "group" })
             }
             Self::UnmappedId { id } => write!(f, "{id}: this id isn't mapped in the user namespace"),
+            Self::NotTheCaller { user } => {
+                write!(
+                    f,
+                    "files can't be the user's {user:?} inside and the caller's outside: in a plain user's container root alone is the caller"
+                )
+            }
+            Self::NoOtherOwners { path } => write!(f, "the file system of {path} can't be mounted with other owners (idmapped mounts)"),
             Self::Exec { program, fault } => match fault {
                 ExecFault::NotFound { searched: Some(path) } => write!(f, "command not found: {program} (searched PATH {path})"),
                 ExecFault::NotFound { searched: None } => write!(f, "command not found: {program}"),
@@ -219,6 +236,10 @@ impl Error {
             }
             Self::Unsupported { .. } => Some("start it again with this version, or ask with that one".into()),
             Self::UnknownUser { .. } => Some("name a user by number, or add it to the image".into()),
+            Self::NotTheCaller { .. } => Some("run the command as root inside, who is the caller outside; or run this as root".into()),
+            Self::NoOtherOwners { .. } => {
+                Some("keep the files on ext4, XFS or Btrfs; or run the command as the user whose number the caller has outside".into())
+            }
             Self::UnmappedId { .. } => {
                 Some("give your user sub-ids: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER (and install newuidmap: package uidmap)".into())
             }
@@ -246,6 +267,8 @@ impl Error {
             (_, cause::UNKNOWN_GROUP) => Self::UnknownUser { what: "group", name: detail },
             (_, cause::BAD_USER) => Self::bad_user(&detail),
             (_, cause::UNMAPPED_ID) => Self::UnmappedId { id: detail },
+            (_, cause::NOT_THE_CALLER) => Self::NotTheCaller { user: detail },
+            (_, cause::NO_OTHER_OWNERS) => Self::NoOtherOwners { path: detail },
             (stage::STEP, _) if failed.index == u32::MAX => Self::Killed,
             (stage::EXEC, _) => {
                 Self::Exec { program: plan.program(), fault: ExecFault::new(failed, &plan.program(), || plan.search_path()) }

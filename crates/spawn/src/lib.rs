@@ -87,7 +87,7 @@ pub use capabilities::{Capability, CapabilitySet, UnknownCapability};
 pub use child::{Child, Ended, KilledBy, Left, Status};
 pub use connect::{ConnectFault, Connecting};
 pub use delay::Delay;
-pub use effects::{CgroupPlacement, ENDED, Effect, KEPT, Record, Undo, is_alive, remove_run, sweep};
+pub use effects::{CgroupPlacement, ENDED, Effect, KEPT, Record, Undo, is_alive, limit_directory, remove_run, sweep};
 pub use error::{Error, ExecFault};
 pub use exec::{Exec, Interior, Running};
 pub use health::{Health, HealthState, HealthTest};

@@ -129,7 +129,7 @@ pub(crate) enum Kind {
     Filesystem { filesystem: String, options: Vec<OsString>, attributes: Attributes, target: PathBuf, real: bool },
     Sysfs,
     Devpts,
-    Bind { source: PathBuf, target: PathBuf, attributes: Attributes, recursive: bool },
+    Bind { source: PathBuf, target: PathBuf, attributes: Attributes, recursive: bool, owner: Option<(u32, u32)> },
     Overlay { overlay: Overlay, target: PathBuf, attributes: Attributes },
     DeviceDirectory,
     Device { path: PathBuf, major: u32, minor: u32 },
@@ -148,7 +148,17 @@ impl Mount {
     /// A file or directory of the host, with what is mounted below it. Its target is made if it isn't there. Device nodes below
     /// it open no device.
     pub fn bind(source: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
-        Self(Kind::Bind { source: source.into(), target: target.into(), attributes: Attributes::NODEV, recursive: true })
+        Self(Kind::Bind { source: source.into(), target: target.into(), attributes: Attributes::NODEV, recursive: true, owner: None })
+    }
+
+    /// Of a file or directory of the host: what belongs to `uid` and `gid` outside belongs to the process's [user](crate::Spawn::user) inside, and
+    /// the other way round. An idmapped mount, which the file system has to know (Linux 5.12); with an [id map](crate::Spawn::id_map), root
+    /// inside is that owner already, and it is an error for anybody else.
+    pub fn owned_by(mut self, uid: u32, gid: u32) -> Self {
+        if let Kind::Bind { owner, .. } = &mut self.0 {
+            *owner = Some((uid, gid));
+        }
+        self
     }
 
     /// An empty tmpfs: no set-id programs, no devices. Options are mount(8)'s: `size=64m`, `mode=1777`.

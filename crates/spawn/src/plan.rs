@@ -133,6 +133,7 @@ fn describe_effect(effect: &Prepare<'_>) -> String {
         Prepare::MakeDirectory { path, .. } => format!("make the directory {}", text(path)),
         Prepare::Write { path, value, .. } => format!("write {:?} to {}", String::from_utf8_lossy(value), text(path)),
         Prepare::ResumeRunDirectory { path, .. } => format!("lock the run directory {}, and write its record", text(path)),
+        Prepare::LimitDirectory { path, bytes } => format!("bound what {} holds to {bytes} bytes", text(path)),
         Prepare::EnsureDirectory { path, .. } => format!("make the directory {}", text(path)),
         Prepare::AdoptRunDirectory { path } => format!("lock the run directory {}", text(path)),
         Prepare::Never(_, never) => match never {},
@@ -151,6 +152,8 @@ fn describe(step: &Step<'_>) -> String {
         Step::Overlay { target, lower, .. } => format!("mount an overlay of {} layers on {}", lower.len(), text(target)),
         Step::Mount { filesystem, target, .. } => format!("mount {} on {}", text(filesystem), text(target)),
         Step::Bind { source, target, .. } => format!("bind {} to {}", text(source), text(target)),
+        Step::BindOwned { source, target, .. } => format!("bind {} to {} with its owner", text(source), text(target)),
+        Step::BeginOwners {} => "make a user namespace for the owners of mounts".into(),
         Step::Cache { target, .. } => format!("mount a tmpfs on {}", text(target)),
         Step::DeviceDirectory { target } => format!("mount a device directory on {}", text(target)),
         Step::Device { source, target, .. } => {

@@ -432,6 +432,11 @@ impl Spawn {
         run_to_the_end(lowering.finish(&spawn, false)?)
     }
 
+    /// Performs effects and nothing else.
+    pub(crate) fn perform_only(self) -> Result<(), Error> {
+        run_to_the_end(Lowering::default().finish(&self, false)?)
+    }
+
     /// Performs undo steps and nothing else.
     pub(crate) fn undo_only(undo: Vec<Undo>) -> Result<(), Error> {
         let mut spawn = Self::new("");
@@ -719,7 +724,11 @@ fn makes_network_meanwhile(spawn: &Spawn) -> bool {
 /// Whether an effect is about a v1 cgroup, which is needed when the first process has made its mounts, and not before.
 fn waits_for_joining(spawn: &Spawn, effect: &Effect) -> bool {
     match effect {
-        Effect::RunDirectory { .. } | Effect::ResumeRunDirectory { .. } | Effect::EnsureDirectory { .. } => false,
+        Effect::RunDirectory { .. }
+        | Effect::ResumeRunDirectory { .. }
+        | Effect::LockRunDirectory { .. }
+        | Effect::LimitDirectory { .. }
+        | Effect::EnsureDirectory { .. } => false,
         Effect::MakeDirectory { path, .. } | Effect::Write { path, .. } => {
             spawn.cgroup.join.iter().any(|directory| path.starts_with(directory))
         }
@@ -807,6 +816,10 @@ impl Lowering {
     fn file_system(&mut self, spawn: &Spawn, rooted: bool) {
         if spawn.namespaces.contains(Namespaces::MOUNT) {
             self.steps.push(Step::PrivateMounts {});
+        }
+        let owned = |mount: &Mount| matches!(mount.0, MountKind::Bind { owner: Some(_), .. });
+        if spawn.id_map.is_none() && spawn.mounts.iter().any(owned) {
+            self.steps.push(Step::BeginOwners {});
         }
         match &spawn.root {
             Root::Host => {}
@@ -963,7 +976,20 @@ impl Lowering {
                 let options = self.strings(options.into_iter().map(OsStr::new));
                 self.filesystem(c"devpts", &options, Attributes::NOSUID | Attributes::NOEXEC, Path::new("/dev/pts"), true);
             }
-            MountKind::Bind { source, target, attributes, recursive } => {
+            MountKind::Bind { source, target, attributes, owner: Some((uid, gid)), .. } => {
+                let (source, target) = (self.path(source), self.path(target));
+                let user = self.c_string(spawn.user.as_ref().map_or(OsStr::new("0"), |(user, _)| user.as_os_str()));
+                self.steps.push(Step::BindOwned {
+                    source: &source,
+                    target: &target,
+                    attributes: attributes.bits(),
+                    user: &user,
+                    uid: *uid,
+                    gid: *gid,
+                    mapped: spawn.id_map.is_some(),
+                });
+            }
+            MountKind::Bind { source, target, attributes, recursive, owner: None } => {
                 let (source, target) = (self.path(source), self.path(target));
                 self.steps.push(Step::Bind {
                     source: &source,
@@ -1131,6 +1157,14 @@ impl Lowering {
                     record.put(&mut bytes);
                     let path = self.path(path);
                     self.prepare.push(Prepare::ResumeRunDirectory { path: &path, record: &bytes });
+                }
+                Effect::LockRunDirectory { path } => {
+                    let path = self.path(path);
+                    self.prepare.push(Prepare::AdoptRunDirectory { path: &path });
+                }
+                Effect::LimitDirectory { path, bytes } => {
+                    let path = self.path(path);
+                    self.prepare.push(Prepare::LimitDirectory { path: &path, bytes: *bytes });
                 }
                 Effect::EnsureDirectory { path, mode } => {
                     let path = self.path(path);

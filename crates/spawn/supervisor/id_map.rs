@@ -16,25 +16,28 @@ pub fn write_maps(pid: u32, map: &IdMap<'_>) -> Result<(), Fault> {
     for (helper, file, ranges) in [(map.newuidmap, b"uid_map", &map.uids), (map.newgidmap, b"gid_map", &map.gids)] {
         match helper {
             Some(helper) => run_helper(helper, pid, ranges)?,
-            None => {
-                let mut lines = Buffer::<4096>::new();
-                for range in ranges.iter() {
-                    for (number, end) in [(range.inside, b" "), (range.outside, b" "), (range.count, b"\n")] {
-                        lines.push_number(u64::from(number));
-                        lines.push(end);
-                    }
-                }
-                if lines.overflowed() {
-                    return Err(Errno::EOVERFLOW.into());
-                }
-                write_file(proc_file(pid, file).as_c_str().ok_or(Errno::EINVAL)?, lines.as_slice())?;
-            }
+            None => write_map(pid, file, ranges.iter().map(|range| (range.inside, range.outside, range.count)))?,
         }
     }
     Ok(())
 }
 
-fn proc_file(pid: u32, name: &[u8]) -> Path {
+/// Writes one map: inside, outside, count.
+pub fn write_map(pid: u32, file: &[u8], ranges: impl Iterator<Item = (u32, u32, u32)>) -> Result<(), Errno> {
+    let mut lines = Buffer::<4096>::new();
+    for (inside, outside, count) in ranges {
+        for (number, end) in [(inside, b" "), (outside, b" "), (count, b"\n")] {
+            lines.push_number(u64::from(number));
+            lines.push(end);
+        }
+    }
+    if lines.overflowed() {
+        return Err(Errno::EOVERFLOW);
+    }
+    write_file(proc_file(pid, file).as_c_str().ok_or(Errno::EINVAL)?, lines.as_slice())
+}
+
+pub fn proc_file(pid: u32, name: &[u8]) -> Path {
     let mut path = Path::new();
     path.push(b"/proc/");
     path.push_number(u64::from(pid));

@@ -7,8 +7,8 @@
 use crate::failure::Fault;
 use crate::prepare::write_all;
 use crate::system_call::{
-    AT_FDCWD, Errno, Fd, attach, chdir, clone_tree, close, descriptor_path, fsconfig_create, fsconfig_set, fsmount, fsopen, fstat,
-    knows_fchmodat2, mkdirat, mount, mount_setattr, open, openat2, readlinkat, resolve, symlinkat,
+    AT_FDCWD, Errno, Fd, attach, chdir, clone_tree, close, descriptor_path, duplicate_above, fsconfig_create, fsconfig_set, fsmount,
+    fsopen, fstat, knows_fchmodat2, mkdirat, mount, mount_set_owners, mount_setattr, open, openat2, readlinkat, resolve, symlinkat,
 };
 use crate::text::Buffer;
 use crate::wire::{List, cause, create};
@@ -189,7 +189,7 @@ impl Mounts {
 
     pub fn overlay_at(&self, overlay: &Overlay<'_>, target: &CStr) -> Result<()> {
         let tree = new_overlay(overlay)?;
-        let done = self.place(tree, target, true, create::DIRECTORY);
+        let done = self.place(tree, target, false, create::DIRECTORY);
         close(tree);
         done
     }
@@ -197,6 +197,10 @@ impl Mounts {
     /// A file or directory of the host at a target.
     pub fn bind(&self, source: &CStr, target: &CStr, recursive: bool, attributes: u64, make: u8, real: bool) -> Result<()> {
         let tree = clone_tree(AT_FDCWD, source, recursive)?;
+        self.bind_tree(tree, target, recursive, attributes, make, real)
+    }
+
+    fn bind_tree(&self, tree: Fd, target: &CStr, recursive: bool, attributes: u64, make: u8, real: bool) -> Result<()> {
         let make = match make {
             create::AS_SOURCE if fstat(tree)?.is_directory() => create::DIRECTORY,
             create::AS_SOURCE => create::FILE,
@@ -208,6 +212,18 @@ impl Mounts {
         let done = self.place(tree, target, real, make);
         close(tree);
         done
+    }
+
+    /// A file or directory of the host at a target, with the owners of a user namespace.
+    pub fn bind_owned(&self, source: &CStr, target: &CStr, attributes: u64, owners: Option<Fd>) -> Result<()> {
+        let tree = clone_tree(AT_FDCWD, source, true)?;
+        if let Some(namespace) = owners {
+            mount_set_owners(tree, namespace).map_err(|errno| match errno {
+                Errno::EINVAL => Fault::new(errno, cause::NO_OTHER_OWNERS, source.to_bytes()),
+                errno => errno.into(),
+            })?;
+        }
+        self.bind_tree(tree, target, true, attributes, create::AS_SOURCE, false)
     }
 
     /// The tmpfs to bind small things from.
@@ -440,19 +456,22 @@ type Layers = Buffer<4096>;
 /// A detached overlay. Its layers are opened first and named by descriptor: no path is too long or holds a colon, and the
 /// container reads no path of the host in its mount table.
 pub fn new_overlay(overlay: &Overlay<'_>) -> Result<Fd> {
-    let first = openat2(AT_FDCWD, c"/", open::PATH, 0, 0)?;
+    // Above what is open here, so that the layers get numbers one behind the other, and need no array.
+    const FIRST: i32 = 32;
     let mut count = 0;
     for lower in overlay.lower.iter() {
-        // Descriptors are given out in order, so the layers are those behind `first`, and need no array.
-        match openat2(AT_FDCWD, lower, open::PATH | open::DIRECTORY, 0, 0) {
-            Ok(f) if f.0 == first.0 + 1 + count => count += 1,
-            Ok(_) => return Err(Errno::EINVAL.into()),
-            Err(errno) => return Err(Fault::new(errno, cause::KERNEL_SAYS, lower.to_bytes())),
+        let f = openat2(AT_FDCWD, lower, open::PATH | open::DIRECTORY, 0, 0)
+            .map_err(|errno| Fault::new(errno, cause::KERNEL_SAYS, lower.to_bytes()))?;
+        let layer = duplicate_above(f, FIRST + count);
+        close(f);
+        if layer?.0 != FIRST + count {
+            return Err(Errno::EINVAL.into());
         }
+        count += 1;
     }
     let upper = overlay.upper.map(|path| openat2(AT_FDCWD, path, open::PATH | open::DIRECTORY, 0, 0)).transpose()?;
     let work = overlay.work.map(|path| openat2(AT_FDCWD, path, open::PATH | open::DIRECTORY, 0, 0)).transpose()?;
-    let layers = (first.0 + 1)..(first.0 + 1 + count);
+    let layers = FIRST..(FIRST + count);
 
     let attempt = |joined| mount_overlay(overlay, layers.clone(), upper, work, joined);
     // Linux before 6.7 doesn't know `lowerdir+`. The oldest take any word until the super block is made, so asking is no way to tell.
@@ -460,7 +479,7 @@ pub fn new_overlay(overlay: &Overlay<'_>) -> Result<Fd> {
         Err(fault) if fault.errno == Errno::EINVAL => attempt(true).map_err(|_| fault),
         other => other,
     };
-    for f in [Some(first), upper, work].into_iter().flatten().chain(layers.map(Fd)) {
+    for f in [upper, work].into_iter().flatten().chain(layers.map(Fd)) {
         close(f);
     }
     made

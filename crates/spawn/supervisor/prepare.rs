@@ -33,6 +33,7 @@ pub fn perform(step: &Prepare<'_>) -> core::result::Result<Option<Fd>, Fault> {
             Err(Errno::EEXIST) => Ok(None),
             other => Ok(other.map(|()| None)?),
         },
+        Prepare::LimitDirectory { path, bytes } => crate::quota::limit(path, bytes).map(|()| None),
         Prepare::MakeDirectory { path, mode } => Ok(mkdirat(AT_FDCWD, path, mode).map(|()| None)?),
         Prepare::Write { path, value, optional } => match write_file(path, value) {
             Err(Errno::ENOENT) if optional => Ok(None),

@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Fault};
 use crate::mounts::{Mounts, Overlay, new_filesystem, new_overlay};
 use crate::network;
+use crate::owned::Waiting;
 use crate::prepare::write_file;
 use crate::report;
 use crate::system_call::{
@@ -21,6 +22,9 @@ pub struct Inside {
     pub user: User,
     /// Whether [`Step::User`] looked the user up, and HOME is to follow.
     pub home: bool,
+    /// Who waits for the owners of mounts, and the user namespace with them.
+    owners: Option<Waiting>,
+    swapped: Option<Fd>,
     /// Where its words come from.
     supervisor: Fd,
 }
@@ -40,12 +44,13 @@ pub fn perform_all(steps: &List<'_, Step<'_>>, supervisor: Fd) -> Result<Inside,
 impl Inside {
     /// In the root where this process is.
     pub fn new(supervisor: Fd) -> Result<Self, Fault> {
-        Ok(Self { mounts: Mounts::new()?, user: User::root(), home: false, supervisor })
+        Ok(Self { mounts: Mounts::new()?, user: User::root(), home: false, owners: None, swapped: None, supervisor })
     }
 
     /// Lets go of the root's descriptor.
     pub fn close(&self) {
         close(self.mounts.root());
+        self.swapped.into_iter().for_each(close);
     }
 
     /// Performs one step.
@@ -69,6 +74,23 @@ impl Inside {
             }
             Step::Bind { source, target, recursive, attributes, create, real } => {
                 self.mounts.bind(source, target, recursive, attributes, create, real)
+            }
+            Step::BindOwned { source, target, attributes, user, uid, gid, mapped } => {
+                let inside = user::find(self.mounts.root(), user, &List::new(0, &[]))?;
+                if mapped && inside.uid != 0 {
+                    return Err(Fault::new(Errno::EPERM, cause::NOT_THE_CALLER, user.to_bytes()));
+                }
+                // Once: all of them have the same two owners.
+                if let Some(waiting) = self.owners.take() {
+                    let swapped = (uid, gid) != (inside.uid, inside.gid);
+                    self.swapped = swapped.then(|| waiting.swap((uid, inside.uid), (gid, inside.gid))).transpose()?;
+                    waiting.end();
+                }
+                self.mounts.bind_owned(source, target, attributes, self.swapped)
+            }
+            Step::BeginOwners {} => {
+                self.owners = Some(Waiting::begin()?);
+                Ok(())
             }
             Step::Cache { target, options } => self.mounts.set_cache(target, &options),
             Step::DeviceDirectory { target } => self.mounts.device_directory(target),

@@ -10,7 +10,7 @@ use core::ffi::CStr;
 /// A user that was found.
 pub struct User {
     pub uid: u32,
-    gid: u32,
+    pub gid: u32,
     groups: [u32; MAX_GROUPS],
     group_count: usize,
     /// What passwd(5) says, for HOME.

@@ -502,6 +502,8 @@ choice! {
         5 ResumeRunDirectory { path: &'a CStr, record: &'a [u8] }
         /// A directory that may be there already.
         6 EnsureDirectory { path: &'a CStr, mode: u32 }
+        /// Bounds what a directory holds by a project quota of its file system.
+        7 LimitDirectory { path: &'a CStr, bytes: u64 }
     }
 }
 
@@ -606,6 +608,11 @@ choice! {
         34 JoinCgroup { path: &'a CStr }
         /// Hands the network namespace that this process made, and its user namespace, to the supervisor, whose attendant enters both.
         35 ShareNetwork {}
+        /// A file or directory of the host, in which the owner `uid` and `gid` outside and the container's user have changed places. `mapped`: there
+        /// is a user namespace, by which its root is that owner, and nobody else can be.
+        36 BindOwned { source: &'a CStr, target: &'a CStr, attributes: u64, user: &'a CStr, uid: u32, gid: u32, mapped: bool }
+        /// Makes the user namespace that [`Step::BindOwned`] needs where there is none.
+        37 BeginOwners {}
         /// Tells that all is made, and waits until the command may be executed: meanwhile files can be put in.
         50 AwaitExecute {}
         /// Opens files for the owner, who asks on standard input, until that closes: see serve.rs.
@@ -815,6 +822,10 @@ pub mod cause {
     pub const NOT_IN_PATH: u8 = 11;
     /// There are as many commands at once as a supervisor takes.
     pub const TOO_MANY: u8 = 12;
+    /// The user inside isn't who is the caller outside; the detail is the user.
+    pub const NOT_THE_CALLER: u8 = 13;
+    /// The file system knows no mounts with other owners.
+    pub const NO_OTHER_OWNERS: u8 = 14;
 }
 
 choice! {

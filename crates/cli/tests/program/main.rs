@@ -14,3 +14,4 @@ mod images;
 mod run;
 mod scratch;
 mod signals;
+mod volumes;

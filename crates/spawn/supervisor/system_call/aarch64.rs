@@ -8,6 +8,7 @@ pub(super) mod number {
     pub(in super::super) const FLOCK: usize = 32;
     pub(in super::super) const GETXATTR: usize = 8;
     pub(in super::super) const FCNTL: usize = 25;
+    pub(in super::super) const IOCTL: usize = 29;
     pub(in super::super) const MKDIRAT: usize = 34;
     pub(in super::super) const UNLINKAT: usize = 35;
     pub(in super::super) const SYMLINKAT: usize = 36;

@@ -28,6 +28,7 @@ mod shared {
     pub(super) const CLOSE_RANGE: usize = 436;
     pub(super) const OPENAT2: usize = 437;
     pub(super) const MOUNT_SETATTR: usize = 442;
+    pub(super) const QUOTACTL_FD: usize = 443;
     pub(super) const FCHMODAT2: usize = 452;
 }
 
@@ -1129,6 +1130,49 @@ pub fn mount_setattr(f: Fd, attributes: u64, recursive: bool) -> Result<()> {
     let change = [attributes, 0, 0, 0];
     let flags = AT_EMPTY_PATH | if recursive { 0x8000 } else { 0 };
     unit(call(shared::MOUNT_SETATTR, [f.0 as usize, text(c""), flags, change.as_ptr() as usize, size_of_val(&change), 0]))
+}
+
+/// mount_setattr(2): the ids of the mounts below a descriptor, which aren't attached anywhere yet, are mapped as a user namespace maps them.
+pub fn mount_set_owners(f: Fd, user_namespace: Fd) -> Result<()> {
+    const IDMAP: u64 = 0x10_0000;
+    let change = [IDMAP, 0, 0, user_namespace.0 as u64];
+    unit(call(shared::MOUNT_SETATTR, [f.0 as usize, text(c""), AT_EMPTY_PATH | 0x8000, change.as_ptr() as usize, size_of_val(&change), 0]))
+}
+
+// Quotas.
+
+/// Whether the file system of a directory keeps limits of projects.
+pub fn project_quota_is_enforced(f: Fd) -> Result<bool> {
+    const Q_XGETQSTAT: usize = 0x5805;
+    const ENFORCED: u64 = 1 << 5;
+    // struct fs_quota_stat; the flags are its second 16 bits.
+    let mut state = [0u64; 16];
+    unit(call(shared::QUOTACTL_FD, [f.0 as usize, Q_XGETQSTAT << 8 | PROJECTS, 0, state.as_mut_ptr() as usize, 0, 0]))?;
+    Ok(state[0] >> 16 & ENFORCED != 0)
+}
+
+const PROJECTS: usize = 2;
+
+/// The most bytes that a project has.
+pub fn set_project_quota(f: Fd, project: u32, bytes: u64) -> Result<()> {
+    const Q_SETQUOTA: usize = 0x80_0008;
+    const BLOCK_LIMITS: u64 = 1;
+    // struct if_dqblk: the hard and the soft limit in KiB, six more numbers, and which of these are meant.
+    let limit = bytes.div_ceil(1024);
+    let limits = [limit, limit, 0, 0, 0, 0, 0, 0, BLOCK_LIMITS];
+    unit(call(shared::QUOTACTL_FD, [f.0 as usize, Q_SETQUOTA << 8 | PROJECTS, project as usize, limits.as_ptr() as usize, 0, 0]))
+}
+
+/// Puts a directory and what will be made in it into a project.
+pub fn inherit_project(f: Fd, project: u32) -> Result<()> {
+    const FS_IOC_FSGETXATTR: usize = 0x801c_581f;
+    const FS_IOC_FSSETXATTR: usize = 0x401c_5820;
+    const INHERIT: u32 = 0x200;
+    // struct fsxattr: flags, two numbers, the project, another number, eight bytes.
+    let mut attributes = [0u32; 7];
+    unit(call(number::IOCTL, [f.0 as usize, FS_IOC_FSGETXATTR, attributes.as_mut_ptr() as usize, 0, 0, 0]))?;
+    (attributes[0], attributes[3]) = (attributes[0] | INHERIT, project);
+    unit(call(number::IOCTL, [f.0 as usize, FS_IOC_FSSETXATTR, attributes.as_ptr() as usize, 0, 0, 0]))
 }
 
 // Memory.

@@ -12,6 +12,7 @@ pub(super) mod number {
     pub(in super::super) const MUNMAP: usize = 11;
     pub(in super::super) const RT_SIGACTION: usize = 13;
     pub(in super::super) const RT_SIGPROCMASK: usize = 14;
+    pub(in super::super) const IOCTL: usize = 16;
     pub(in super::super) const PREAD64: usize = 17;
     pub(in super::super) const PWRITE64: usize = 18;
     pub(in super::super) const GETPID: usize = 39;
