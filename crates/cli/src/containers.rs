@@ -148,10 +148,9 @@ pub(crate) fn prune(root: Option<PathBuf>, arguments: &ContainerPrune) -> Result
     let engine = engine(root)?;
     let filter = Filter::new().state("created").state("exited").state("dead");
     let gone = engine.list(&filter).map_err(|error| Failure::from(error).code(1))?;
-    if !arguments.force && !gone.is_empty() && std::io::stdin().is_terminal() {
-        if !crate::question::agreed(&format!("{} containers that don't run will be removed with their files.", gone.len())) {
-            return Ok(1);
-        }
+    let question = || crate::question::agreed(&format!("{} containers that don't run will be removed with their files.", gone.len()));
+    if !arguments.force && !gone.is_empty() && std::io::stdin().is_terminal() && !question() {
+        return Ok(1);
     }
     crate::block_on(async {
         for summary in gone {
