@@ -235,8 +235,8 @@ mod tests {
         has(&["--entrypoint", "", "i", "c"], &["entrypoint: Some([])", "cmd: Some([\"c\"])"]);
         has(&["-e", "A=1", "--env=HERE", "-e", "NOT_HERE", "i"], &["env: [\"A\", \"HERE\"]"]);
         has(&["-w", "/w", "-u", "1:2", "-h", "box", "i"], &["workdir: Some(\"/w\")", "user: Some(\"1:2\")", "hostname: Some(\"box\")"]);
-        has(&["-v", "/a:/b:ro", "i"], &["Bind { source: \"/a\" }, target: \"/b\", read_only: true"]);
-        has(&["--mount", "type=bind,src=/a,dst=/b", "i"], &["Bind { source: \"/a\" }, target: \"/b\", read_only: false"]);
+        has(&["-v", "/a:/b:ro", "i"], &["Bind { source: \"/a\", owner: Same }, target: \"/b\", read_only: true"]);
+        has(&["--mount", "type=bind,src=/a,dst=/b", "i"], &["Bind { source: \"/a\", owner: Same }, target: \"/b\", read_only: false"]);
         has(&["--tmpfs", "/t:size=1m", "i"], &["Tmpfs { size: Some(\"1m\"), mode: 1023 }, target: \"/t\""]);
         has(&["--read-only", "i"], &["read_only_rootfs: true"]);
         has(&["--read-only=false", "i"], &["read_only_rootfs: false"]);

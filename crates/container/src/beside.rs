@@ -63,7 +63,7 @@ pub(crate) async fn prepare(
                 lowered
             }
             Checked::Image(reference) => {
-                let Ready { lower, lease, .. } = image::from_reference(engine, reference, builder.progress.clone()).await?;
+                let Ready { lower, lease, .. } = image::by_name(engine, &reference, builder.progress.clone()).await?;
                 let path = lease.path().to_owned();
                 beside.held.push(lease.into_fd());
                 beside.undo.push(Undo::RemoveTree(path));

@@ -153,8 +153,7 @@ async fn images(engine: &Engine, builder: &mut ContainerBuilder) -> Result<Vec<L
     let mut leases = Vec::new();
     for mount in &mut builder.mounts {
         if let Kind::Image { reference, layers } = &mut mount.kind {
-            let parsed = image::parse(reference).map_err(|problem| Error::Description { problems: vec![problem] })?;
-            let ready = image::from_reference(engine, parsed, builder.progress.clone()).await?;
+            let ready = image::by_name(engine, reference, builder.progress.clone()).await?;
             *layers = ready.lower;
             leases.push(ready.lease);
         }

@@ -3,7 +3,6 @@
 use crate::error::Problem;
 use crate::image;
 use crate::volume::Volume;
-use coracle_image::Reference;
 use coracle_spawn::Mount as Lowered;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +62,7 @@ pub enum Owner {
 pub(crate) enum Checked {
     Ready(Lowered),
     Volume(Volume),
-    Image(Reference),
+    Image(String),
     Layers(Vec<PathBuf>),
 }
 
@@ -172,13 +171,8 @@ impl Mount {
             }
             Kind::Image { layers, .. } if !layers.is_empty() => return Some(Checked::Layers(layers.clone())),
             Kind::Image { reference, .. } => {
-                return match image::parse(reference) {
-                    Ok(reference) => Some(Checked::Image(reference)),
-                    Err(wrong) => {
-                        problems.push(wrong);
-                        None
-                    }
-                };
+                problems.extend(image::parse(reference).err());
+                return Some(Checked::Image(reference.clone()));
             }
         };
         Some(Checked::Ready(if self.read_only { lowered.read_only() } else { lowered }))

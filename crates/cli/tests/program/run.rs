@@ -58,11 +58,8 @@ fn what_is_wrong_with_the_flags_is_125() {
         said.fails(125, &["error: "]);
         let said: Said = s.coracle(["frobnicate"]).output().into();
         said.fails(125, &["frobnicate"]);
-        let both = s.run(&["-v", "x:/y", "-h", "a b"], &["true"]);
-        both.fails(
-            125,
-            &["error: --volume x:/y: there are no volumes by name yet\n  fix: for a directory of this machine write a path: ./x\n"],
-        );
+        let both = s.run(&["-v", "x/z:/y", "-h", "a b"], &["true"]);
+        both.fails(125, &["error: --volume x/z:/y: \"x/z\" is neither a path nor a name\n  fix: for a directory of this machine: ./x/z\n"]);
         s.run(&["-m", "lots", "-w", "here"], &["true"])
             .fails(125, &["error: memory: ", "error: the working directory \"here\" isn't absolute\n  fix: begin it with /\n"]);
     });
