@@ -28,7 +28,7 @@
 use crate::tree::Copied;
 use crate::{
     CopyIn, CopyOut, Error, Event, ExecSummary, ExitStatus, Export, FileInfo, ImageSummary, ImagesChecked, LogLine, Output, PathChange,
-    ProcessSummary, Progress, Stats, Update, Wait,
+    ProcessSummary, Progress, Stats, Update, Volume, VolumeSummary, Wait,
 };
 use coracle_spawn::{Health, Signal};
 use std::ffi::OsString;
@@ -420,6 +420,9 @@ waiting! {
     impl Engine {
         fn pull(reference: &str, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> ImageSummary;
         fn check_images(repair: bool) -> ImagesChecked;
+        fn create_volume(volume: impl Into<Volume>) -> VolumeSummary;
+        fn remove_volume(name: &str) -> ();
+        fn prune_volumes() -> Vec<VolumeSummary>;
         fn save_images<N: AsRef<str>>(names: &[N], path: impl Into<PathBuf>) -> ();
         fn save_images_to<N: AsRef<str>>(names: &[N], to: impl Write + Send + 'static, shown: impl Into<String>) -> ();
         fn load_images(path: impl Into<PathBuf>, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> Vec<ImageSummary>;

@@ -151,9 +151,10 @@ pub(crate) async fn create(mut builder: ContainerBuilder) -> Result<Container, E
 /// Brings the images in that are mounted, and remembers what they are made of.
 async fn images(engine: &Engine, builder: &mut ContainerBuilder) -> Result<Vec<Lease>, Error> {
     let mut leases = Vec::new();
+    let progress = builder.progress.clone();
     for mount in &mut builder.mounts {
         if let Kind::Image { reference, layers } = &mut mount.kind {
-            let ready = image::by_name(engine, reference, builder.progress.clone()).await?;
+            let ready = image::by_name(engine, reference, progress.clone()).await?;
             *layers = ready.lower;
             leases.push(ready.lease);
         }
