@@ -58,6 +58,8 @@ const MODULES: &[&str] = &[
     "nft_ct",
     "nft_tproxy",
     "nft_reject_inet",
+    "nft_meta_bridge",
+    "nft_reject_bridge",
     "nft_fib_inet",
     "nft_limit",
     "nft_log",
@@ -477,7 +479,7 @@ ln -sf /proc/self/fd /dev/fd
 chmod 666 /dev/fuse /dev/net/tun 2>/dev/null
 hostname vm
 ip link set lo up
-for module in overlay veth bridge nf_tables; do modprobe $module; done
+for module in overlay veth bridge br_netfilter nf_tables nft_meta_bridge; do modprobe $module; done
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
     echo +$controller > /sys/fs/cgroup/cgroup.subtree_control
 done
