@@ -3,8 +3,8 @@
 //! What an owner does is an [`Act`]; it is started by [`command`] and says `READY …` when there is something to see.
 
 use super::place::block_on;
-use coracle::{Container, ContainerBuilder, Engine};
-use std::io::{BufRead as _, BufReader, Write as _};
+use coracle::{Container, ContainerBuilder, Engine, Scope};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -46,6 +46,12 @@ pub(crate) enum Act {
     FullDisk,
     /// Starts and ends as many containers as [`LIVES`] says, one after another, then [`CROWD`] at once; compares itself before and after.
     ManyLives,
+    /// Shares a container; says `READY`, its id, and whether it was the first; lets go when its input ends.
+    Share,
+    /// Shares one that can't be started; says `READY` and why.
+    ShareInVain,
+    /// Starts one that is to be kept when something fails, and panics.
+    PanicAndKeep,
 }
 
 /// The variable with their number.
@@ -53,7 +59,7 @@ pub(crate) const LIVES: &str = "CORACLE_TEST_LIVES";
 /// How many at once.
 pub(crate) const CROWD: usize = 50;
 
-const ACTS: [Act; 17] = [
+const ACTS: [Act; 20] = [
     Act::Status,
     Act::Hold,
     Act::HoldAndFork,
@@ -71,6 +77,9 @@ const ACTS: [Act; 17] = [
     Act::PanicWithLog,
     Act::FullDisk,
     Act::ManyLives,
+    Act::Share,
+    Act::ShareInVain,
+    Act::PanicAndKeep,
 ];
 
 /// This test binary as an owner; `place` is the directory of a [`Place`](super::place::Place) with a root of busybox.
@@ -226,6 +235,28 @@ fn play(act: Act, engine: &Engine, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync
             panic!("as was asked");
         }
         Act::FullDisk => full_disk(sh),
+        Act::Share => {
+            let shared = block_on(sh(FAMILY).shared(Scope::of("tests", "family"))).expect("it runs");
+            ready(&format!("{} {}", shared.id(), shared.is_first()));
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            drop(shared);
+        }
+        Act::ShareInVain => {
+            let line = "echo the cause; until [ -e /gate/open ]; do sleep 0.05; done; exit 3";
+            let gate = PathBuf::from(std::env::var_os("CORACLE_TEST_PLACE").expect("a place")).join("gate");
+            let builder = sh(line).mount(coracle::Mount::bind(gate, "/gate")).wait(coracle::Wait::file("/never"));
+            let error = block_on(builder.shared(Scope::of("tests", "vain"))).expect_err("it ends before it is ready");
+            ready(&error.to_string().replace('\n', "|"));
+        }
+        Act::PanicAndKeep => {
+            let line = "echo the cause; exec sleep 1000";
+            let keep = sh(line).wait(coracle::Wait::log("the cause"));
+            let keep = if std::env::var_os("CORACLE_KEEP").is_some() { keep } else { keep.keep_on_failure(true) };
+            let container = block_on(keep.run()).expect("it runs");
+            let _quiet = block_on(sh("exec sleep 1000").spawn()).expect("it starts");
+            eprintln!("ID {}", container.id());
+            panic!("as was asked");
+        }
         Act::Abort => {
             let _held = held();
             std::process::abort();

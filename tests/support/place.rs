@@ -162,6 +162,23 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// Drops what `begin` makes after its first poll, after its second, and so on, until it comes to its end by itself, which is the answer.
+/// It is polled as an executor does it: when it asks to be.
+#[track_caller]
+pub(crate) fn dropped_after_each_poll<F: Future>(begin: impl Fn() -> F) -> F::Output {
+    let waker = waker();
+    for polls in 1..10_000 {
+        let mut future = Box::pin(begin());
+        for _ in 0..polls {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return output;
+            }
+            std::thread::park_timeout(Duration::from_secs(60));
+        }
+    }
+    panic!("it comes to no end");
+}
+
 /// Wakes this thread.
 pub(crate) fn waker() -> Waker {
     struct Unpark(Thread);

@@ -28,7 +28,7 @@
 use crate::tree::Copied;
 use crate::{
     CopyIn, CopyOut, Error, Event, ExecSummary, ExitStatus, Export, FileInfo, ImageSummary, ImagesChecked, LogLine, Output, PathChange,
-    ProcessSummary, Progress, Stats, Update, Volume, VolumeSummary, Wait,
+    ProcessSummary, Progress, Scope, Stats, Update, Volume, VolumeSummary, Wait,
 };
 use coracle_spawn::{Health, Signal};
 use std::ffi::OsString;
@@ -201,6 +201,7 @@ ends! {
         fn run_detached(name: impl Into<String>) -> Container;
         fn start_detached() -> Container;
         fn run() -> Container;
+        fn shared(scope: Scope) -> Shared;
     }
 }
 
@@ -318,6 +319,35 @@ waiting! {
         fn export() -> Export;
         fn export_to(to: impl Write + Send + 'static) -> ();
         fn snapshot(name: impl Into<String>) -> Snapshot = Into::into;
+    }
+}
+
+/// [`Shared`](crate::Shared), whose methods block.
+#[derive(Debug)]
+#[must_use = "dropping the last handle ends it"]
+pub struct Shared {
+    container: Container,
+    first: bool,
+}
+
+impl From<crate::Shared> for Shared {
+    fn from(shared: crate::Shared) -> Self {
+        Self { first: shared.first, container: shared.container.into() }
+    }
+}
+
+impl Shared {
+    /// [`Shared::is_first`](crate::Shared::is_first).
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+}
+
+impl Deref for Shared {
+    type Target = Container;
+
+    fn deref(&self) -> &Container {
+        &self.container
     }
 }
 

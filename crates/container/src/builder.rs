@@ -14,6 +14,7 @@ use crate::mount::Mount;
 use crate::names::Dns;
 use crate::network::Network;
 use crate::publish::Publish;
+use crate::shared::{self, Scope, Shared};
 use crate::stdio::Stdio;
 use crate::wait::{self, Wait};
 use coracle_cgroups::Control;
@@ -103,6 +104,7 @@ pub struct Described {
     pub(crate) wait: Option<Wait>,
     pub(crate) startup_timeout: Duration,
     pub(crate) health: Health,
+    pub(crate) keep_on_failure: Option<bool>,
 }
 
 impl Container {
@@ -169,6 +171,7 @@ impl<Face> ContainerBuilder<Face> {
             wait: None,
             startup_timeout: wait::STARTUP_TIMEOUT,
             health: Health::OfImage,
+            keep_on_failure: None,
         };
         Self { described, face: PhantomData }
     }
@@ -422,6 +425,14 @@ impl<Face> ContainerBuilder<Face> {
         self
     }
 
+    /// Whether one that [`run`](Self::run) started stays when it is dropped by a panic, or didn't get ready in time: detached, as it runs, until
+    /// its command ends or somebody removes it. What is printed with the panic, and the error, say how to find it and how to remove it. One
+    /// whose command has ended doesn't stay. If nothing is said: where the environment has `CORACLE_KEEP=fail`.
+    pub fn keep_on_failure(mut self, yes: bool) -> Self {
+        self.keep_on_failure = Some(yes);
+        self
+    }
+
     /// A label, for whoever lists containers.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(key.into(), value.into());
@@ -499,6 +510,19 @@ impl ContainerBuilder {
     /// As [`run_detached`](Self::run_detached).
     pub async fn start_detached(self) -> Result<Container, Error> {
         kept::run(self).await
+    }
+
+    /// Starts it, unless another process of the same [`Scope`] has, and answers when it is ready, as [`run`](Self::run) does: one container for
+    /// all of them, which is their [`Shared`](crate::Shared). One starts it and the others wait. It ends with the last of their handles,
+    /// whichever way their processes end.
+    ///
+    /// Cancel-safe: who waits goes away; where it is who starts, another of those who wait does in its place.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), for who started it; [`Error::Shared`] with the same words for all that waited meanwhile. [`Error::Description`] where
+    /// the scope's is described otherwise.
+    pub async fn shared(self, scope: Scope) -> Result<Shared, Error> {
+        shared::get(self, scope).await
     }
 
     /// Starts it, and answers when it is ready, by what [`wait`](Self::wait) says. If that comes to nothing but that the command runs: when it is

@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::exec::{ExecBuilder, ExecSummary};
 use crate::exit::{ExitStatus, Output, Usage};
+use crate::keep_on_failure::KeepOnFailure;
 use crate::kept;
 use crate::last_words::{self, LastWords};
 use crate::logs::Logs;
@@ -52,7 +53,7 @@ pub struct Container {
     readiness: Readiness,
     pub(crate) kept: bool,
     /// Of a container that ends with this handle.
-    _last_words: Option<LastWords>,
+    last_words: Option<LastWords>,
     /// The input, if it is a pipe.
     pub stdin: Option<ContainerStdin>,
     /// The output, if it is a pipe.
@@ -380,12 +381,25 @@ impl Container {
         Ok(self.id.clone())
     }
 
+    /// Lets the container live on as long as one of those who hold it lives and has its handle: this process from now on, and whoever does
+    /// the same.
+    pub(crate) async fn hold(&self) -> Result<(), Error> {
+        let child = self.talk()?;
+        child.hold()?;
+        Ok(poll_fn(|cx| child.poll_detached(cx)).await?)
+    }
+
     /// Takes up the container of this name or id, or the one whose id begins so, in the default engine's directory.
     ///
     /// # Errors
     /// As [`Engine::attach`].
     pub fn attach(name: &str) -> Result<Self, Error> {
         Engine::shared()?.attach(name)
+    }
+
+    /// What is told, and done, if a panic drops it.
+    pub(crate) fn last_words(&mut self) -> &mut Option<LastWords> {
+        &mut self.last_words
     }
 
     /// A handle of what is there.
@@ -412,7 +426,7 @@ impl Container {
             log: Mutex::new(Log::open(&log_file(&found.run)).ok()),
             readiness: Readiness { health: description.health, exposed: description.exposed.clone() },
             kept: found.kept,
-            _last_words: None,
+            last_words: None,
             stdin: None,
             stdout: None,
             stderr: None,
@@ -510,7 +524,7 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
         live: Mutex::new(live),
         ports: ports.into(),
         addresses: addresses.into(),
-        _last_words: log.clone().map(|log| LastWords::new(id.clone(), log)),
+        last_words: log.clone().map(|log| LastWords::new(id.clone(), log)),
         log: Mutex::new(log),
         readiness,
         kept: false,
@@ -568,15 +582,22 @@ fn settle(first: u32) {
 
 pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
     let (wait, timeout) = (builder.wait.clone(), builder.startup_timeout);
-    let container = start(builder, &LOGGED).await?;
+    let keep = KeepOnFailure::of(&builder);
+    let mut container = start(builder, &LOGGED).await?;
+    match ready(&container, wait, timeout).await {
+        Ok(()) => {
+            keep.arm(&mut container);
+            Ok(container)
+        }
+        Err(error) => Err(keep.failed(container, error).await),
+    }
+}
+
+/// Waits until it is ready by this, or by what goes for one of which nothing is said.
+pub(crate) async fn ready(container: &Container, wait: Option<Wait>, timeout: Duration) -> Result<(), Error> {
     let wait = wait.unwrap_or_else(|| Wait::default_of(container.readiness.health, &container.readiness.exposed));
     if !wait.is_running_alone() {
-        if let Err(error) = wait::until(&container, &wait, timeout).await {
-            // What is left of it is told by its own error, and this one says why.
-            let _ = container.remove().await;
-            return Err(error);
-        }
-        return Ok(container);
+        return wait::until(container, &wait, timeout).await;
     }
     let first = container.pid();
     let settled = background::run("coracle-settle", move || settle(first)).map_err(|source| Error::State {
@@ -592,7 +613,7 @@ pub(crate) async fn run(builder: ContainerBuilder) -> Result<Container, Error> {
     })
     .await;
     match ended {
-        None => Ok(container),
+        None => Ok(()),
         Some(ended) => {
             let status = container.verdict(&*ended?).0;
             container.gone().await?;

@@ -6,6 +6,7 @@
 //!    layers/                                   coracle-layers: unpacked, by diffID
 //!    networks/ID/                              a private network: record, lock, leases/
 //!    volumes/NAME/                             a volume: record, lock, data/
+//!    shared/KEY                                somebody starts what many share
 //!    run/ID/                                   a container: lock, record, upper/, work/, control
 //! ```
 
@@ -290,6 +291,7 @@ impl Engine {
         if let Err(error) = crate::networks::sweep(&self.0.root.join("networks")) {
             tracing::warn!(%error, "something is left of a network");
         }
+        crate::shared::sweep(self);
         Ok(())
     }
 

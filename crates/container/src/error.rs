@@ -2,6 +2,7 @@
 
 use crate::exit::ExitStatus;
 use crate::last_words;
+use crate::shared::SharedFailure;
 use crate::wait::WaitFailure;
 use coracle_cgroups::Refusal;
 use coracle_spawn::{ConnectFault, ExecFault, Left, LogLine};
@@ -120,6 +121,8 @@ pub enum Error {
     },
     /// A network couldn't be made, or a port not be published.
     Network(coracle_netns::Error),
+    /// The container that is [shared](crate::ContainerBuilder::shared) couldn't be started by the process that this one waited for.
+    Shared(Box<SharedFailure>),
     /// There is no network of this name.
     NoSuchNetwork {
         /// What was asked for.
@@ -187,6 +190,7 @@ impl fmt::Display for Error {
             Self::Copy { attempted, source } => write!(f, "can't {attempted}: {source}"),
             Self::Lost => coracle_spawn::Error::Lost.fmt(f),
             Self::Network(error) => error.fmt(f),
+            Self::Shared(failure) => failure.fmt(f),
             Self::NoSuchNetwork { name } => write!(f, "there is no network {name}"),
             Self::NoSuchVolume { name } => write!(f, "there is no volume {name}"),
             Self::VolumeInUse { name, containers } if containers.is_empty() => write!(f, "the volume {name} is in use"),
@@ -292,6 +296,7 @@ impl Error {
             Self::Start(error) => error.remedy(),
             Self::Connect { to, fault } => coracle_spawn::Error::Connect { to: to.clone(), fault: fault.clone() }.remedy(),
             Self::Network(error) => error.remedy(),
+            Self::Shared(failure) => failure.remedy.clone(),
             Self::NoSuchNetwork { name } => Some(format!("make it: coracle network create {name}, or Engine::create_network")),
             Self::NoSuchVolume { .. } => Some("`coracle volume ls` lists those that are here".into()),
             Self::VolumeInUse { .. } => Some("remove those containers first: `coracle ps -a` lists them".into()),

@@ -4,6 +4,7 @@
 //! would explain the panic. Nobody can ask for it any more. The dropping thread is the test's own, so that libtest catches what is
 //! printed here and shows it with the failure; a line of a thread of ours would go past it.
 
+use crate::keep_on_failure::Kept;
 use coracle_spawn::Log;
 use std::fmt::Write as _;
 
@@ -15,11 +16,18 @@ pub(crate) const MOST: usize = 40;
 pub(crate) struct LastWords {
     id: String,
     log: Log,
+    /// What keeps it, where it is to stay.
+    keep: Option<Kept>,
 }
 
 impl LastWords {
     pub(crate) fn new(id: String, log: Log) -> Self {
-        Self { id, log }
+        Self { id, log, keep: None }
+    }
+
+    /// A panic keeps the container, too.
+    pub(crate) fn keep(&mut self, kept: Kept) {
+        self.keep = Some(kept);
     }
 
     fn text(&self) -> Option<String> {
@@ -35,10 +43,12 @@ impl LastWords {
 impl Drop for LastWords {
     #[allow(clippy::print_stderr, reason = "the head of this file says why")]
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(text) = self.text()
-        {
-            eprint!("{text}");
+        if std::thread::panicking() {
+            let said = self.text();
+            let kept = self.keep.as_ref().and_then(Kept::keep_now).map(|how| format!("{how}\n"));
+            if said.is_some() || kept.is_some() {
+                eprint!("{}{}", said.unwrap_or_default(), kept.unwrap_or_default());
+            }
         }
     }
 }

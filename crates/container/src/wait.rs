@@ -550,6 +550,8 @@ pub struct WaitFailure {
     pub health: Option<HealthState>,
     /// The last lines of its log, where that is kept.
     pub log: Vec<LogLine>,
+    /// Where it is, if it [stays](crate::ContainerBuilder::keep_on_failure), and how it is removed.
+    pub kept: Option<String>,
 }
 
 impl fmt::Display for WaitFailure {
@@ -571,7 +573,8 @@ impl fmt::Display for WaitFailure {
         if !self.log.is_empty() {
             f.write_str("; the last that it said:")?;
         }
-        self.log.iter().try_for_each(|line| write!(f, "\n  {}", crate::last_words::plain(&line.bytes)))
+        self.log.iter().try_for_each(|line| write!(f, "\n  {}", crate::last_words::plain(&line.bytes)))?;
+        self.kept.iter().try_for_each(|kept| write!(f, "\n{kept}"))
     }
 }
 
@@ -909,6 +912,7 @@ pub(crate) async fn until(container: &Container, wait: &Wait, timeout: Duration)
         status,
         health: container.health().map(|health| health.state),
         log: container.logs().tail(LAST_LINES).collect().unwrap_or_default(),
+        kept: None,
     })))
 }
 

@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+/// The number of [`Request::Hold`].
+const HOLD: u32 = 22;
+
 /// A wait status, as wait(2) gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Status(pub(crate) i32);
@@ -251,6 +254,12 @@ impl Child {
         self.request(&Request::Detach {})
     }
 
+    /// Asks the supervisor to outlive this process, and to end everything when the last of those who asked so has let go of its handle or died:
+    /// whoever is [attached](Self::attach) may. [`Child::poll_detached`] tells when it has agreed.
+    pub fn hold(&self) -> Result<(), Error> {
+        self.request(&Request::Hold {})
+    }
+
     /// Waits until the supervisor has agreed to outlive this process.
     pub fn poll_detached(&self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.connection.poll(cx, |said| match said {
@@ -258,6 +267,11 @@ impl Child {
             Said { detached: Some(errno), .. } => Some(Err(Error::Supervisor {
                 attempted: "listen for others, which a detached process needs".into(),
                 source: io::Error::from_raw_os_error(*errno),
+            })),
+            // Of an older version, which can't be held.
+            Said { unknown, .. } if *unknown & 1 << HOLD != 0 => Some(Err(Error::Supervisor {
+                attempted: "be held by several, which is newer than the supervisor".into(),
+                source: io::ErrorKind::Unsupported.into(),
             })),
             Said { closed: true, .. } => Some(Err(Error::Lost)),
             _ => None,

@@ -16,6 +16,8 @@ pub struct Peer {
     skip: usize,
     /// What came beside a request that hasn't come whole.
     beside: Option<Fd>,
+    /// Whether the container lives no longer than the last of its like.
+    pub holds: bool,
 }
 
 /// What a peer wants.
@@ -35,7 +37,7 @@ pub enum Next {
 
 impl Peer {
     pub const fn new(socket: Fd) -> Self {
-        Self { socket, input: [0; REQUEST], used: 0, skip: 0, beside: None }
+        Self { socket, input: [0; REQUEST], used: 0, skip: 0, beside: None, holds: false }
     }
 
     /// Reads what has come, without waiting; whether the peer is still there. Ask [`next`](Self::next) until there is nothing.
@@ -90,6 +92,7 @@ impl Peer {
             Ok(Request::Stop { number, grace }) => Next::Request(Request::Stop { number, grace }),
             Ok(Request::Kill {}) => Next::Request(Request::Kill {}),
             Ok(Request::Detach {}) => Next::Request(Request::Detach {}),
+            Ok(Request::Hold {}) => Next::Request(Request::Hold {}),
             Ok(Request::Execute {}) => Next::Request(Request::Execute {}),
             Ok(Request::Execs { token }) => Next::Request(Request::Execs { token }),
             Ok(Request::SignalExec { token, id, number }) => Next::Request(Request::SignalExec { token, id, number }),

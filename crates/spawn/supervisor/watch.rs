@@ -485,9 +485,9 @@ impl Watch<'_> {
         for i in (0..others).rev() {
             if self.polled.get(FEW + i).is_some_and(|polled| polled.revents != 0)
                 && !self.hear(Some(i))
-                && let Some(mut peer) = self.others.swap_remove(i)
+                && let Some(peer) = self.others.swap_remove(i)
             {
-                peer.close();
+                self.let_go(peer);
             }
         }
         if self.execs.is_empty() && self.openers.is_empty() {
@@ -730,10 +730,18 @@ impl Watch<'_> {
 
     fn hear_owner(&mut self) {
         if !self.hear(None) {
-            if let Some(mut peer) = self.peer.take() {
-                peer.close();
+            if let Some(peer) = self.peer.take() {
+                self.let_go(peer);
             }
             self.lifeline_cut();
+        }
+    }
+
+    /// One who held on to the container may have been the last.
+    fn let_go(&mut self, mut peer: Peer) {
+        peer.close();
+        if peer.holds && !self.peer.iter().chain(self.others.iter()).any(|other| other.holds) {
+            self.kill(killed_by::LIFELINE);
         }
     }
 
@@ -758,6 +766,10 @@ impl Watch<'_> {
                 Next::Exec(socket) => self.exec(socket),
                 Next::Open(socket) => self.open(socket),
                 Next::Unknown(request) => answer_to(socket, &Answer::Unknown { request }),
+                Next::Request(Request::Hold {}) => {
+                    peer.holds = true;
+                    self.perform(&Request::Hold {}, socket);
+                }
                 Next::Request(request) => self.perform(&request, socket),
             }
         }
@@ -782,6 +794,13 @@ impl Watch<'_> {
                 }
                 Err(errno) => self.answer(&Answer::Detached { errno: errno.0 }),
             },
+            Request::Hold {} => {
+                // Who holds on to one that is ending would have it for a moment.
+                let over = self.killed_by != killed_by::NOBODY || self.status.is_some();
+                let listening = if over { Err(Errno::ESRCH) } else { self.listen() };
+                self.detached |= listening.is_ok();
+                answer_to(answers, &Answer::Detached { errno: listening.err().map_or(0, |errno| errno.0) });
+            }
             Request::Execute {} => {
                 if let (Some(socket), true) = (self.report, core::mem::take(&mut self.created)) {
                     // What took its time before is nothing of the command's.

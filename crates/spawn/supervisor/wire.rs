@@ -672,6 +672,8 @@ choice! {
         20 Open {}
         /// Lets a command be executed that waits in [`Step::AwaitExecute`].
         21 Execute {}
+        /// As [`Request::Detach`], and live no longer than the last of those who asked for this. Answered likewise, to who asked.
+        22 Hold {}
     }
 }
 
