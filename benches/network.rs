@@ -133,7 +133,8 @@ fn contenders<'a>(
             let builder = more(described(engine, rootfs), network);
             host.at(|| {
                 let start = Instant::now();
-                let container = pollster::block_on(builder.run())?;
+                // Until the command is executed: `run()` waits a moment longer, to see whether it stays.
+                let container = pollster::block_on(builder.spawn())?;
                 let attach = start.elapsed();
                 let start = Instant::now();
                 pollster::block_on(container.remove())?;
@@ -143,7 +144,7 @@ fn contenders<'a>(
         };
         Ok(Box::new(life) as Life<'a>)
     };
-    add("none", "`run()` and `remove()` with an empty network namespace", 10, ours(|b, _| b));
+    add("none", "`spawn()` and `remove()` with an empty network namespace", 10, ours(|b, _| b));
     add("bridge", "the same in a private network", 10, ours(|b, n| b.network(n.clone())));
     add("bridge-port", "and with a port on every address of this host", 10, ours(|b, n| b.network(n.clone()).publish("0.0.0.0::80")));
     add("bridge-loopback", "and with a port of 127.0.0.1", 10, ours(|b, n| b.network(n.clone()).publish(80)));
@@ -368,8 +369,11 @@ fn streams(
         ["/usr/sbin/docker-proxy", "/usr/bin/docker-proxy", "/usr/local/bin/docker-proxy"].into_iter().find(|p| Path::new(p).exists());
     let mut proxied = proxy.and_then(|program| {
         let target = own.to_string();
-        let words = ["-proto", "tcp", "-host-ip", "127.0.0.1", "-host-port", "19002", "-container-ip", &target, "-container-port", "9002"];
-        host.at(|| Command::new(program).args(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn()).ok()
+        // It says on descriptor 3 that it is ready.
+        let line = format!(
+            "exec {program} -proto tcp -host-ip 127.0.0.1 -host-port 19002 -container-ip {target} -container-port 9002 3>/dev/null"
+        );
+        host.at(|| Command::new("sh").args(["-c", &line]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()).ok()
     });
     if proxied.is_some() {
         std::thread::sleep(Duration::from_millis(500));

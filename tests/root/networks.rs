@@ -341,3 +341,98 @@ fn three_hundred_networks_stand_beside_each_other() {
     host.assert_no_bridges();
     println!("RESULT: 300 networks made, used and removed");
 }
+
+#[test]
+fn an_ipv6_address_can_be_chosen_and_nobody_gets_it_by_its_number() {
+    need!(Root, Busybox);
+    let (host, place) = (Host::new(), Place::new());
+    if !std::path::Path::new("/proc/sys/net/ipv6/conf/all").exists() {
+        return eprintln!("no IPv6 here");
+    }
+    let network = Network::bridge().subnet("10.77.0.0/29").subnet("fd77::/64");
+    let own = |network: &Network, address: &str| place.sh("sleep 1000").network(network.clone().address(address));
+    let a = run(&host, own(&network.clone().address("10.77.0.6"), "fd77::abcd"));
+    assert_eq!(a.addresses()[0][1].to_string(), "fd77::abcd");
+    let b = run(&host, own(&network.clone().address("10.77.0.2"), "fd77::4"));
+    assert_eq!(b.addresses()[0], ["10.77.0.2", "fd77::4"].map(|ip| ip.parse::<IpAddr>().expect("an address")));
+    assert!(fails_at(&host, own(&network.clone().address("10.77.0.3"), "fd77::abcd")).contains("fd77::abcd is a container's already"));
+    assert!(fails_at(&host, own(&network, "10.77.0.4")).contains("10.77.0.4 is a container's already"), "its number is");
+    assert!(fails_at(&host, own(&network.clone().address("10.77.0.3"), "fd78::2")).contains("isn't an address for a container"));
+    assert_eq!(ask_surely(&inside(&b), SocketAddr::new(a.addresses()[0][1], serve(&inside(&a), "[::]:0"))), "fd77::4");
+    drop(b);
+    assert!(within(PATIENCE, || host.at(|| block_on(own(&network, "10.77.0.4").cmd(["true"]).status())).is_ok()), "free again");
+}
+
+#[test]
+fn networks_are_told_and_those_of_nobody_removed() {
+    need!(Root, Busybox);
+    let (host, place) = (Host::new(), Place::new());
+    let engine = place.engine();
+    host.at(|| engine.create_network("front", &Network::bridge().subnet("10.77.0.0/24"))).expect("it is made");
+    host.at(|| engine.create_network("back", &Network::internal())).expect("it is made");
+    let a = run(&host, place.sh("sleep 1000").name("a").network(Network::named("front").alias("Web").address("10.77.0.9")));
+    let told = host.at(|| engine.network("front")).expect("it is there");
+    assert_eq!((told.internal, told.members.len(), told.subnets[0].as_str()), (false, 1, "10.77.0.0/24"));
+    assert_eq!(told.gateways[0].to_string(), "10.77.0.1");
+    let member = &told.members[0];
+    assert_eq!((&member.names[..], member.addresses[0]), (&["a".to_owned(), a.id()[..12].to_owned(), "web".to_owned()][..], four(&a)));
+    assert_eq!(host.at(|| engine.prune_networks()).expect("they go"), ["back"]);
+    block_on(a.remove()).expect("it is removed");
+    assert!(host.at(|| engine.network("front")).expect("it stays").members.is_empty());
+    assert_eq!(host.at(|| engine.prune_networks()).expect("it goes"), ["front"]);
+    assert!(matches!(host.at(|| engine.network("front")), Err(coracle::Error::NoSuchNetwork { .. })));
+}
+
+#[test]
+fn what_stands_in_the_way_is_told_and_what_mends_it_does() {
+    need!(Root, Busybox);
+    let (host, place) = (Host::new(), Place::new());
+    let engine = place.engine();
+    let found = || host.at(|| engine.diagnose_networks()).expect("it looks");
+    let words = || found().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    host.at(|| engine.create_network("n", &Network::bridge())).expect("it is made");
+    let bridge = host.at(|| engine.network("n")).expect("it is there").interface;
+    // Whatever a namespace begins with; strictness is this test's own.
+    host.sh("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $f; done");
+    assert_eq!(found(), [], "{}", words());
+    let mend = |which: &str| {
+        let obstacle =
+            found().into_iter().find(|obstacle| obstacle.to_string().contains(which)).unwrap_or_else(|| panic!("{which}: {}", words()));
+        assert!(!obstacle.lost().is_empty());
+        obstacle.remedy()
+    };
+    // sysctl(8) isn't everywhere.
+    let set = |name: &str, value: &str| host.sh(&format!("echo {value} > /proc/sys/{}", name.replace('.', "/")));
+    let undo = |remedy: String| {
+        let (name, value) =
+            remedy.trim_start_matches("sysctl -w ").split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned())).expect("a setting");
+        set(&name, &value);
+    };
+
+    set(&format!("net.ipv4.conf.{bridge}.forwarding"), "0");
+    undo(mend("forwards no IPv4"));
+    set(&format!("net.ipv4.conf.{bridge}.rp_filter"), "1");
+    undo(mend("rp_filter"));
+    host.sh("ip link set out mtu 1300");
+    assert_eq!(mend("1300").lines().next(), Some(format!("ip link set {bridge} mtu 1300").as_str()));
+    host.sh(&format!("ip link set {bridge} mtu 1300"));
+    assert_eq!(found(), [], "{}", words());
+    // This host begins to forward for everybody.
+    set("net.ipv4.ip_forward", "1");
+    assert_eq!(mend("guard"), "coracle network repair");
+    assert!(host.at(|| engine.repair_networks()).expect("it repairs"));
+    assert_eq!(found(), [], "{}", words());
+    assert!(!host.at(|| engine.repair_networks()).expect("it looks"), "once");
+
+    if host.sh("nft --version").contains("nftables") {
+        host.sh("nft add table ip other; nft 'add chain ip other through { type filter hook forward priority 0; policy drop; }'");
+        let remedy = mend("drops what it doesn't accept");
+        assert!(remedy.contains("nft insert rule ip other through iifname \"cobr*\" accept"), "{remedy}");
+        assert_eq!(host.sh(&remedy), "", "the remedy is a command");
+        host.sh("nft delete table ip other; nft flush ruleset");
+        assert_eq!(mend("gone"), "coracle network repair");
+        assert!(host.at(|| engine.repair_networks()).expect("it repairs"));
+    }
+    host.sh("ip route del default");
+    assert!(mend("default route").contains("ip route add default"));
+}

@@ -88,6 +88,17 @@ pub(crate) enum NetworkCommand {
     /// Remove networks in which no container is
     #[command(visible_alias = "remove")]
     Rm(NetworkRemove),
+    /// Tell all there is to know of networks, as JSON
+    Inspect(NetworkRemove),
+    /// Remove all networks in which no container is
+    Prune,
+    /// Say what of this host stands in the way of networks' traffic, and what mends it: settings, other firewalls, routes. Exits 1 where
+    /// something does
+    Diagnose {
+        /// An object for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Put what networks and containers have into this host's firewall anew, where somebody threw it away; each start does the same
     Repair,
 }
@@ -419,6 +430,10 @@ pub(crate) struct Run {
     /// The IPv4 address in the first private network
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     pub(crate) ip: Option<String>,
+
+    /// The IPv6 address in the first private network
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) ip6: Option<String>,
 
     /// The hardware address in the first private network
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]

@@ -3,7 +3,7 @@
 use crate::arguments::{Format, List, NetworkCommand, Port};
 use crate::failure::{Failure, Fault};
 use crate::{json, table};
-use coracle_container::{Error, Network};
+use coracle_container::{Error, Network, NetworkDetails, NetworkMember, NetworkObstacle};
 use std::path::PathBuf;
 
 pub(crate) fn network(root: Option<PathBuf>, command: NetworkCommand) -> Result<u8, Failure> {
@@ -30,12 +30,61 @@ pub(crate) fn network(root: Option<PathBuf>, command: NetworkCommand) -> Result<
             }
             return Ok(code);
         }
+        NetworkCommand::Inspect(arguments) => {
+            let all = arguments.names.iter().map(|name| engine.network(name)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+            table::print(&(json::array(all.iter().map(inspected)) + "\n"))?;
+        }
+        NetworkCommand::Prune => {
+            let removed = engine.prune_networks().map_err(failed)?;
+            table::print(&removed.iter().map(|name| format!("{name}\n")).collect::<String>())?;
+        }
+        NetworkCommand::Diagnose { json } => {
+            let found = engine.diagnose_networks().map_err(failed)?;
+            table::print(&if json { obstacles_for_programs(&found) } else { obstacles_for_people(&found) })?;
+            return Ok(u8::from(!found.is_empty()));
+        }
         NetworkCommand::Repair => {
             let repaired = engine.repair_networks().map_err(failed)?;
             table::print(if repaired { "put back into the firewall\n" } else { "all is there\n" })?;
         }
     }
     Ok(0)
+}
+
+fn obstacles_for_people(found: &[NetworkObstacle]) -> String {
+    if found.is_empty() {
+        return "nothing stands in the way\n".into();
+    }
+    let one = |obstacle: &NetworkObstacle| {
+        let fix: String = obstacle.remedy().lines().map(|line| format!("  fix:  {line}\n")).collect();
+        format!("{obstacle}\n  lost: {}\n{fix}", obstacle.lost())
+    };
+    found.iter().map(one).collect()
+}
+
+fn obstacles_for_programs(found: &[NetworkObstacle]) -> String {
+    let one = |obstacle: &NetworkObstacle| {
+        let said = [("found", obstacle.to_string()), ("lost", obstacle.lost().to_owned()), ("remedy", obstacle.remedy())];
+        json::object(said.iter().map(|(key, value)| (*key, json::string(value))))
+    };
+    json::array(found.iter().map(one)) + "\n"
+}
+
+fn inspected(network: &NetworkDetails) -> String {
+    let texts = |all: &[String]| json::array(all.iter().map(|text| json::string(text)));
+    let addresses = |all: &[std::net::IpAddr]| json::array(all.iter().map(|address| json::string(&address.to_string())));
+    let member = |member: &NetworkMember| {
+        json::object([("names", texts(&member.names)), ("addresses", addresses(&member.addresses)), ("mac", json::string(&member.mac))])
+    };
+    json::object([
+        ("name", json::string(&network.name)),
+        ("internal", network.internal.to_string()),
+        ("subnets", texts(&network.subnets)),
+        ("gateways", addresses(&network.gateways)),
+        ("interface", json::string(&network.interface)),
+        ("mtu", network.mtu.map_or("null".into(), |mtu| mtu.to_string())),
+        ("members", json::array(network.members.iter().map(member))),
+    ])
 }
 
 fn listed(arguments: &List, networks: &[coracle_container::NetworkSummary]) -> String {

@@ -137,18 +137,19 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
                 None => Network::named(name),
             },
         };
-        if let Some(address) = arguments.ip.as_ref().filter(|_| n == 0) {
-            network = network.address(address);
+        if n == 0 {
+            network = [&arguments.ip, &arguments.ip6].into_iter().flatten().fold(network, Network::address);
         }
         if let Some(mac) = arguments.mac_address.as_ref().filter(|_| n == 0) {
             network = network.mac(mac);
         }
         builder = builder.network(arguments.network_alias.iter().fold(network, |network, name| network.alias(name)));
     }
-    let private = arguments.ip.is_some() || arguments.mac_address.is_some() || !arguments.network_alias.is_empty();
+    let private =
+        arguments.ip.is_some() || arguments.ip6.is_some() || arguments.mac_address.is_some() || !arguments.network_alias.is_empty();
     if arguments.network.is_empty() && private {
         faults.push(Fault::new(
-            "--ip, --mac-address and --network-alias are for private networks",
+            "--ip, --ip6, --mac-address and --network-alias are for private networks",
             "name one: --network bridge, or one of `coracle network ls`",
         ));
     }

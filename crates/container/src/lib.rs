@@ -117,7 +117,7 @@ pub use limits::MemorySize;
 pub use logs::{LogStream, Logs};
 pub use mount::{Mount, Owner};
 pub use network::Network;
-pub use networks::NetworkSummary;
+pub use networks::{NetworkDetails, NetworkMember, NetworkObstacle, NetworkSummary};
 pub use pause::Update;
 pub use publish::{Publish, PublishedPort};
 pub use shared::{Scope, Shared, SharedFailure};

@@ -93,8 +93,7 @@ impl NameList {
     }
 
     /// The names of an address.
-    #[cfg(test)]
-    fn names(&self, address: IpAddr) -> Vec<String> {
+    pub(crate) fn names(&self, address: IpAddr) -> Vec<String> {
         let bytes = std::fs::read(&self.0).unwrap_or_default();
         let slots = bytes.chunks(NameSlot::SIZE).filter_map(NameSlot::read);
         slots.filter(|(of, _)| address == IpAddr::V4(*of)).flat_map(|(_, names)| names).collect()

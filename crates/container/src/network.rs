@@ -4,7 +4,7 @@ use crate::container::Container;
 use crate::networks::Ephemeral;
 use coracle_netns::{Mac, Subnet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 /// A network, and how a container stands in it. Cheap to clone.
@@ -23,6 +23,7 @@ use std::sync::Arc;
 pub struct Network {
     pub(crate) kind: Kind,
     pub(crate) address: Option<String>,
+    pub(crate) address6: Option<String>,
     pub(crate) mac: Option<String>,
     pub(crate) aliases: Vec<String>,
 }
@@ -57,7 +58,7 @@ impl Eq for Private {}
 
 impl Network {
     fn new(kind: Kind) -> Self {
-        Self { kind, address: None, mac: None, aliases: Vec::new() }
+        Self { kind, address: None, address6: None, mac: None, aliases: Vec::new() }
     }
 
     /// A network namespace with nothing but loopback. Ports can be [published](crate::ContainerBuilder::publish) all the same.
@@ -112,9 +113,12 @@ impl Network {
         self
     }
 
-    /// The container's IPv4 address in a private network, instead of one that is free. The IPv6 address has the same number.
+    /// The container's IPv4 address in a private network, instead of one that is free, or its IPv6 address, instead of the one that has the same
+    /// number as the IPv4 address; or one after the other.
     pub fn address(mut self, address: impl Into<String>) -> Self {
-        self.address = Some(address.into());
+        let address = address.into();
+        let place = if address.contains(':') { &mut self.address6 } else { &mut self.address };
+        *place = Some(address);
         self
     }
 
@@ -139,10 +143,15 @@ impl Network {
     /// All that is wrong with the words.
     pub(crate) fn check(&self) -> Result<Wanted, Vec<String>> {
         let mut wrong = Vec::new();
-        let mut wanted = Wanted { address: None, mac: None, subnets: Vec::new() };
+        let mut wanted = Wanted { address: None, address6: None, mac: None, subnets: Vec::new() };
         match self.address.as_deref().map(str::parse::<IpAddr>) {
             Some(Ok(address)) if address.is_ipv4() => wanted.address = Some(address),
-            Some(_) => wrong.push(format!("{:?} is no IPv4 address for a container", self.address.as_deref().unwrap_or_default())),
+            Some(_) => wrong.push(format!("{:?} is no address for a container", self.address.as_deref().unwrap_or_default())),
+            None => {}
+        }
+        match self.address6.as_deref().map(str::parse::<Ipv6Addr>) {
+            Some(Ok(address)) => wanted.address6 = Some(address),
+            Some(Err(_)) => wrong.push(format!("{:?} is no address for a container", self.address6.as_deref().unwrap_or_default())),
             None => {}
         }
         match self.mac.as_deref().map(str::parse::<Mac>) {
@@ -150,7 +159,7 @@ impl Network {
             Some(Err(error)) => wrong.push(error.to_string()),
             None => {}
         }
-        if !self.is_bridge() && (self.address.is_some() || self.mac.is_some() || !self.aliases.is_empty()) {
+        if !self.is_bridge() && (self.address.is_some() || self.address6.is_some() || self.mac.is_some() || !self.aliases.is_empty()) {
             wrong.push("an address or a name of one's own is for private networks".into());
         }
         wrong.extend(self.aliases.iter().filter(|name| !is_name(name)).map(|name| format!("{name:?} can't be a name in a network")));
@@ -173,6 +182,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 /// What was read of a network's words.
 pub(crate) struct Wanted {
     pub(crate) address: Option<IpAddr>,
+    pub(crate) address6: Option<Ipv6Addr>,
     pub(crate) mac: Option<Mac>,
     pub(crate) subnets: Vec<Subnet>,
 }
@@ -225,7 +235,8 @@ mod tests {
         let wrong = |network: Network| network.check().err().unwrap_or_default().len();
         assert_eq!(wrong(Network::bridge().address("10.1.2.3").mac("02:00:00:00:00:01").subnet("10.1.2.0/24").subnet("fd00::/64")), 0);
         assert_eq!(wrong(Network::bridge().address("10.1.2").mac("x").subnet("10.1.2.1/24")), 3);
-        assert_eq!(wrong(Network::bridge().address("fd00::1")), 1);
+        assert_eq!(wrong(Network::bridge().address("fd00::1").address("10.1.2.3")), 0);
+        assert_eq!(wrong(Network::bridge().address("fd00::x").address("10.1")), 2);
         assert_eq!(wrong(Network::host().address("10.1.2.3")), 1);
         assert_eq!(wrong(Network::bridge().alias("db").alias("a_b.c-d")), 0);
         assert_eq!(wrong(Network::bridge().alias("").alias("a..b").alias("a b").alias("x".repeat(64))), 4);

@@ -15,13 +15,14 @@ use crate::name_list::NameList;
 use crate::names::{self, Dns};
 use crate::network::{Kind, Network, Wanted, is_name};
 use crate::publish::PublishedPort;
-use coracle_netns::{Batch, Bridge, Entry, Firewall, Leases, Mac, NetNs, Protocol, Reservation, Subnet, Transport};
+pub use coracle_netns::Obstacle as NetworkObstacle;
+use coracle_netns::{Batch, Bridge, Entry, Firewall, Lease, Leases, Mac, NetNs, Protocol, Reservation, Subnet, Transport};
 use coracle_spawn::{Exchange, Relay, Release, Spawn};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,38 @@ pub struct NetworkSummary {
     pub internal: bool,
     /// The addresses of the containers that are in it now.
     pub addresses: Vec<IpAddr>,
+}
+
+/// A named network, all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetworkDetails {
+    /// Its name.
+    pub name: String,
+    /// Whether nothing leaves it.
+    pub internal: bool,
+    /// Its subnets, IPv4 first: `10.9.0.0/24`.
+    pub subnets: Vec<String>,
+    /// By which containers leave it. None while it has no bridge: since the machine was started, nobody was in it.
+    pub gateways: Vec<IpAddr>,
+    /// Its bridge, as ip-link(8) names it.
+    pub interface: String,
+    /// Bytes of a packet, where there is a bridge.
+    pub mtu: Option<u32>,
+    /// The containers that are in it now.
+    pub members: Vec<NetworkMember>,
+}
+
+/// A container in a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetworkMember {
+    /// By which it is found, its own first, in lower case.
+    pub names: Vec<String>,
+    /// IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Its hardware address.
+    pub mac: String,
 }
 
 /// What is kept of a network. Fields may be added; none changes its meaning.
@@ -255,7 +288,15 @@ fn plug(
         IpAddr::V4(base) => u32::from(own) - u32::from(base),
         IpAddr::V6(_) => 2,
     };
-    let addresses: Vec<(Subnet, IpAddr)> = up.bridge.subnets.iter().filter_map(|s| Some((*s, s.host(number)?))).collect();
+    let mut addresses: Vec<(Subnet, IpAddr)> = up.bridge.subnets.iter().filter_map(|s| Some((*s, s.host(number)?))).collect();
+    if let Some(six) = wanted.address6 {
+        let subnet = up.bridge.subnets.iter().find(|subnet| subnet.base().is_ipv6()).copied();
+        let subnet = subnet.ok_or(coracle_netns::Error::AddressOutside { address: six.into(), subnet: *four })?;
+        for also in fix_ipv6(up, four, &subnet, six, own)? {
+            spawn = spawn.release(Release::RemoveFile(also.path().to_owned())).hold(OwnedFd::from(also));
+        }
+        addresses.iter_mut().filter(|(of, _)| *of == subnet).for_each(|(_, address)| *address = six.into());
+    }
     let mac = wanted.mac.unwrap_or_else(|| Mac::of(own));
     let cable = up.bridge.cable(n, mac);
     let plain = |bytes: &Batch| bytes.steps().map(str::to_owned).collect::<Vec<_>>();
@@ -305,6 +346,30 @@ fn plug(
     spawn = spawn.release(Release::RemoveFile(lease.path().to_owned()));
     let own = addresses.iter().map(|(_, address)| *address).collect();
     Ok((spawn.hold(OwnedFd::from(lease)), own))
+}
+
+/// Takes an IPv6 address that was asked for; and where it has another container's number, that container's IPv4 address, so that nobody gets
+/// both by that number.
+fn fix_ipv6(up: &Up, four: &Subnet, subnet: &Subnet, six: Ipv6Addr, own: Ipv4Addr) -> Result<Vec<Lease>, Error> {
+    let mut leases = vec![up.leases.take(subnet, Some(six.into()), b"{}")?];
+    let IpAddr::V6(base) = subnet.base() else { return Ok(leases) };
+    let number = u128::from(six).wrapping_sub(u128::from(base));
+    let same = u32::try_from(number).ok().and_then(|number| four.host(number)).filter(|same| *same != IpAddr::V4(own));
+    match same.map(|same| up.leases.take(four, Some(same), b"{}")) {
+        Some(Ok(lease)) => leases.push(lease),
+        Some(Err(coracle_netns::Error::AddressTaken { .. })) => {
+            return Err(coracle_netns::Error::AddressTaken { address: six.into() }.into());
+        }
+        // The number of what no container is given.
+        Some(Err(_)) | None => {}
+    }
+    Ok(leases)
+}
+
+/// The containers that are in a network now: what else is held there is held for them.
+fn members(place: &Path) -> Result<Vec<(IpAddr, Note)>, Error> {
+    let live = Leases::open(place.join("leases"))?.live()?;
+    Ok(live.into_iter().filter_map(|(address, note)| Some((address, serde_json::from_slice(&note).ok()?))).collect())
 }
 
 /// The network as a bridge: found, or made.
@@ -439,12 +504,34 @@ fn put_back(firewall: &Firewall, networks: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// This host forwards for everybody by now: whoever turned that on wants it of the interfaces, too, that we had made forward for us alone.
+fn let_others_forward(firewall: &Firewall, networks: &Path) -> Result<bool, Error> {
+    let mut any = false;
+    for (place, record) in records(networks) {
+        if record.guarded.is_empty() || !coracle_netns::forwards_ipv4() {
+            continue;
+        }
+        for interface in &record.guarded {
+            let guard = Entry::Guard { interface: interface.clone() };
+            if firewall.holds(&guard)? {
+                firewall.remove(&[guard])?;
+            }
+        }
+        write(&place, &Record { guarded: Vec::new(), ..record })?;
+        any = true;
+    }
+    Ok(any)
+}
+
 /// Takes back what dead containers and programs left: addresses, ports in the firewall, nameless networks.
 pub(crate) fn sweep(networks: &Path) -> Result<(), Error> {
     if !networks.is_dir() {
         return Ok(());
     }
     let _alone = lock(networks)?;
+    if coracle_netns::forwards_ipv4() && records(networks).iter().any(|(_, record)| !record.guarded.is_empty()) {
+        let_others_forward(&Firewall::open()?, networks)?;
+    }
     for (place, record) in records(networks) {
         let Ok(leases) = Leases::open(place.join("leases")) else { continue };
         for (address, note) in leases.bury_dead().unwrap_or_default() {
@@ -531,12 +618,70 @@ impl Engine {
         let mut all = Vec::new();
         for (place, record) in records(&networks) {
             let Some(name) = record.name else { continue };
-            let mut addresses: Vec<IpAddr> = Leases::open(place.join("leases"))?.live()?.into_iter().map(|(address, _)| address).collect();
+            let mut addresses: Vec<IpAddr> = members(&place)?.into_iter().map(|(address, _)| address).collect();
             addresses.sort();
             all.push(NetworkSummary { name, subnets: record.subnets, internal: record.internal, addresses });
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
+    }
+
+    /// What there is to know of a network that has a name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchNetwork`]; [`Error::State`]; [`Error::Network`].
+    pub fn network(&self, name: &str) -> Result<NetworkDetails, Error> {
+        let networks = directory(self)?;
+        let (place, record) = find(&networks, name)?.ok_or_else(|| Error::NoSuchNetwork { name: name.to_owned() })?;
+        let subnets = crate::network::subnets(&record.subnets).unwrap_or_default();
+        let bridge = Bridge::find(&record.bridge, &subnets, record.internal, &record.guarded)?;
+        let list = NameList::of(&place);
+        let member = |(address, note): (IpAddr, Note)| {
+            let mac = Mac(note.mac).to_string();
+            NetworkMember { names: list.names(address), addresses: note.addresses, mac }
+        };
+        let mut members: Vec<NetworkMember> = members(&place)?.into_iter().map(member).collect();
+        members.sort_by(|a, b| a.addresses.cmp(&b.addresses));
+        Ok(NetworkDetails {
+            name: name.to_owned(),
+            internal: record.internal,
+            gateways: bridge.as_ref().map(Bridge::gateways).unwrap_or_default(),
+            mtu: bridge.as_ref().map(|bridge| bridge.mtu),
+            subnets: record.subnets,
+            interface: record.bridge,
+            members,
+        })
+    }
+
+    /// Removes all networks that have names and no containers; the names.
+    ///
+    /// # Errors
+    /// [`Error::State`]; [`Error::Network`].
+    pub fn prune_networks(&self) -> Result<Vec<String>, Error> {
+        let mut removed = Vec::new();
+        for network in self.networks()? {
+            match self.remove_network(&network.name) {
+                Ok(()) => removed.push(network.name),
+                // Somebody's, or gone, since.
+                Err(Error::NetworkInUse { .. } | Error::NoSuchNetwork { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
+    }
+
+    /// What of this host stands in the way of private networks' traffic, with what is lost for it and what mends it; nothing is changed. Others'
+    /// firewalls are looked at for this alone. Needs root. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// [`Error::Network`].
+    pub fn diagnose_networks(&self) -> Result<Vec<NetworkObstacle>, Error> {
+        let mut bridges = Vec::new();
+        for (_, record) in records(&directory(self)?) {
+            let subnets = crate::network::subnets(&record.subnets).unwrap_or_default();
+            bridges.extend(Bridge::find(&record.bridge, &subnets, record.internal, &record.guarded)?);
+        }
+        Ok(coracle_netns::obstacles(&bridges)?)
     }
 
     /// Removes a network. Blocks for some milliseconds.
@@ -555,7 +700,7 @@ impl Engine {
     }
 
     /// Puts our table into this host's firewall anew, with all that networks and containers have in it, where somebody has thrown it away,
-    /// as `nft flush ruleset` does; whether it had to be. Each start of a container in a private network does the same. Others' tables are
+    /// as `nft flush ruleset` does; and lets interfaces forward for everybody that were guarded before this host did; whether anything had to be done. Each start of a container in a private network does the same. Others' tables are
     /// neither read nor changed.
     ///
     /// # Errors
@@ -568,6 +713,7 @@ impl Engine {
         if gone {
             put_back(&firewall, &networks)?;
         }
-        Ok(gone)
+        let unguarded = let_others_forward(&firewall, &networks)?;
+        Ok(gone || unguarded)
     }
 }

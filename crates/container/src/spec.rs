@@ -70,6 +70,8 @@ struct KeptNetwork {
     /// `name:NAME` or `container:ID`.
     which: String,
     address: Option<String>,
+    #[serde(default)]
+    address6: Option<String>,
     mac: Option<String>,
     #[serde(default)]
     aliases: Vec<String>,
@@ -87,7 +89,8 @@ impl KeptNetwork {
                 return Some(Err(Problem { what, remedy }));
             }
         };
-        Some(Ok(Self { which, address: network.address.clone(), mac: network.mac.clone(), aliases: network.aliases.clone() }))
+        let Network { address, address6, mac, aliases, .. } = network.clone();
+        Some(Ok(Self { which, address, address6, mac, aliases }))
     }
 
     fn network(&self) -> Option<Network> {
@@ -96,7 +99,8 @@ impl KeptNetwork {
             ("container", id) => Network::container(id),
             _ => return None,
         };
-        Some(Network { address: self.address.clone(), mac: self.mac.clone(), aliases: self.aliases.clone(), ..network })
+        let Self { address, address6, mac, aliases, .. } = self.clone();
+        Some(Network { address, address6, mac, aliases, ..network })
     }
 }
 
@@ -403,8 +407,10 @@ mod tests {
         let ports = ["80", "8080:80", "127.0.0.1:53:53/udp", "[::1]:9000-9010:9000-9010", "192.168.1.5::80", "7000-7001:7000-7001"];
         let builder =
             ports.into_iter().fold(builder, |builder, port| builder.publish(port)).publish(crate::Publish::from("81").everywhere());
-        let builder =
-            builder.network(Network::named("n").address("10.0.0.9").alias("db")).network(Network::container("abc")).host("h", "10.0.0.1");
+        let builder = builder
+            .network(Network::named("n").address("10.0.0.9").address("fd00::9").alias("db"))
+            .network(Network::container("abc"))
+            .host("h", "10.0.0.1");
         let spec = Spec::new(&builder, resolved()).unwrap();
         let private = Spec::new(&builder.clone().network(Network::bridge()), resolved()).unwrap_err();
         assert!(private.what.contains("goes with its handle"), "{}", private.what);

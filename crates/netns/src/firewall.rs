@@ -10,14 +10,14 @@
 //!    prerouting (filter)        a port of a bridge sends from its own addresses, and no router advertisements
 //! ```
 //!
-//! Other tables are never read and never changed: what is accepted here can still be dropped there.
+//! Other tables are never changed, and read only by who diagnoses: what is accepted here can still be dropped there.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::Error;
 use crate::message::{Message, attributes, messages};
-use crate::netlink::{ACK, Batch, CREATE, EXCL, Protocol, Socket};
+use crate::netlink::{ACK, Batch, CREATE, DUMP, EXCL, Protocol, Socket};
 use crate::port::Transport;
 use crate::subnet::Mac;
 
@@ -34,6 +34,7 @@ const NEWTABLE: u16 = 0;
 const GETTABLE: u16 = 1;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
+const GETCHAIN: u16 = 4;
 const NEWRULE: u16 = 6;
 const NEWSET: u16 = 9;
 const GETSET: u16 = 10;
@@ -317,6 +318,12 @@ impl Firewall {
         (numbers.next(), numbers.next()) >= (Some(6), Some(12))
     }
 
+    /// Chains of others that drop what is forwarded unless a rule accepts it: family, table, chain.
+    pub(crate) fn foreign_drops(&self) -> Result<Vec<(&'static str, String, String)>, Error> {
+        let answers = self.0.ask(message(GETCHAIN, 0, DUMP))?;
+        Ok(messages(&answers).filter(|(kind, _)| *kind == subsystem(NEWCHAIN)).filter_map(|(_, body)| read_drop(body)).collect())
+    }
+
     /// Takes entries out.
     ///
     /// # Errors
@@ -363,6 +370,30 @@ impl Batch {
     pub fn firewall_expire(entries: &[Entry]) -> Batch {
         change(entries, NEWSETELEM, CREATE, Some(1))
     }
+}
+
+/// A chain that drops in the end what is forwarded. Takes any bytes.
+fn read_drop(body: &[u8]) -> Option<(&'static str, String, String)> {
+    let family = match body.first()? {
+        1 => "inet",
+        2 => "ip",
+        10 => "ip6",
+        _ => return None,
+    };
+    let text = |value: &[u8]| String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned();
+    let big = |value: &[u8]| Some(u32::from_be_bytes(value.get(..4)?.try_into().ok()?));
+    let (mut table, mut chain, mut forwards, mut drops) = (String::new(), String::new(), false, false);
+    // Behind struct nfgenmsg.
+    for (kind, value) in attributes(body.get(4..)?) {
+        match kind {
+            1 => table = text(value),
+            3 => chain = text(value),
+            4 => forwards = attributes(value).any(|(kind, hook)| kind == 1 && big(hook) == Some(hook::FORWARD)),
+            5 => drops = big(value) == Some(0),
+            _ => {}
+        }
+    }
+    (forwards && drops && table != TABLE).then_some((family, table, chain))
 }
 
 /// What has an element's place.

@@ -108,7 +108,7 @@ pub(crate) fn forwards_ipv6() -> bool {
 
 /// Lets what comes from a bridge be forwarded; answers with the interfaces of default routes which don't forward yet, or do so for us alone.
 pub(crate) fn forward_ipv4(bridge: &str, ours: impl Fn(&str) -> Result<bool, Error>) -> Result<Vec<String>, Error> {
-    if read_setting("/proc/sys/net/ipv4/ip_forward").as_deref() == Some("1") {
+    if forwards_ipv4() {
         return Ok(Vec::new());
     }
     let mut guarded = Vec::new();
@@ -126,6 +126,21 @@ pub(crate) fn forward_ipv4(bridge: &str, ours: impl Fn(&str) -> Result<bool, Err
 /// Turns forwarding on for an interface, when what keeps it from forwarding anything else stands.
 pub(crate) fn forward_from(interface: &str) -> Result<(), Error> {
     write_setting(&format!("/proc/sys/net/ipv4/conf/{interface}/forwarding"), "1")
+}
+
+/// Whether this host forwards IPv4 for everybody.
+pub fn forwards_ipv4() -> bool {
+    read_setting("/proc/sys/net/ipv4/ip_forward").as_deref() == Some("1")
+}
+
+/// Whether frames within a bridge come by the firewall of packets: br_netfilter.
+pub(crate) fn frames_are_filtered() -> bool {
+    read_setting("/proc/sys/net/bridge/bridge-nf-call-iptables").as_deref() == Some("1")
+}
+
+/// A setting of IPv4 of an interface.
+pub(crate) fn setting(interface: &str, name: &str) -> Option<String> {
+    read_setting(&format!("/proc/sys/net/ipv4/conf/{interface}/{name}"))
 }
 
 fn read_setting(path: &str) -> Option<String> {

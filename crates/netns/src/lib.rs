@@ -11,6 +11,7 @@
 //! | [`Leases`], [`Lease`] | addresses that are somebody's as long as a lock is held |
 //! | [`Firewall`], [`Entry`] | one nf_tables table of our own: translation, isolation, published ports |
 //! | [`Reservation`] | a port of this host, taken |
+//! | [`obstacles`] | what of this host stands in the way of private networks |
 //!
 //! ```
 //! use coracle_netns::NetNs;
@@ -39,7 +40,7 @@
 //!
 //! - No names: nothing is mounted below `/run/netns`, and nothing stays behind when a program is killed.
 //! - It resolves no names and relays no streams: that takes a process.
-//! - It never reads or changes the firewall of others, and never sets `route_localnet`.
+//! - It never changes the firewall of others, reads it only where [`obstacles`] is asked, and never sets `route_localnet`.
 //! - It makes no user namespace, so a plain user is refused: a multi-threaded program may not make one. A spawned process
 //!   may, and it can send [`Batch::loopback_up`] itself.
 //! - It runs no program (`ip`, `nft`) and needs no runtime.
@@ -49,6 +50,7 @@
 compile_error!("coracle-netns is about Linux network namespaces; there is nothing it could do on another system");
 
 mod bridge;
+mod diagnose;
 mod error;
 mod firewall;
 mod host;
@@ -62,9 +64,10 @@ mod port;
 mod subnet;
 
 pub use bridge::Bridge;
+pub use diagnose::{Obstacle, obstacles};
 pub use error::{Error, StepError};
 pub use firewall::{Entry, Firewall};
-pub use host::{Resolvers, resolvers, subnets_in_use};
+pub use host::{Resolvers, forwards_ipv4, resolvers, subnets_in_use};
 pub use lease::{Lease, Leases};
 pub use link::{Link, Veth};
 pub use netlink::{Batch, Protocol, Socket};
