@@ -38,6 +38,11 @@ Usage: cargo xtask bench network [--lives N] [--quick] [--only NAME,NAME] [--no-
 /// Before each life: what the one before left to the kernel is not this one's to wait for.
 const PAUSE: Duration = Duration::from_millis(60);
 
+/// For what [`host`] keeps in files.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory can be made")
+}
+
 fn main() -> ExitCode {
     play(HELP, &[], measure)
 }

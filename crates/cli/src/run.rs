@@ -251,10 +251,10 @@ mod tests {
         has(&["--net=bridge", "i"], &["networks: [Network(Private, internal: false, subnets: [])]"]);
         has(&["--net=container:abc", "i"], &["networks: [Network(Container(\"abc\"))]"]);
         has(
-            &["--net=a", "--net=b", "--ip=10.1.2.3", "--mac-address=02:00:00:00:00:01", "i"],
+            &["--net=a", "--net=b", "--ip=10.1.2.3", "--ip6=fd00::3", "--mac-address=02:00:00:00:00:01", "--network-alias=db", "i"],
             &[
-                "Network(Named(\"a\"), address: Some(\"10.1.2.3\"), mac: Some(\"02:00:00:00:00:01\"))",
-                "Network(Named(\"b\"), address: None, mac: None)",
+                "Network(Named(\"a\"), address: Some(\"10.1.2.3\"), address6: Some(\"fd00::3\"), mac: Some(\"02:00:00:00:00:01\"), aliases: [\"db\"])",
+                "Network(Named(\"b\"), address: None, address6: None, mac: None, aliases: [\"db\"])",
             ],
         );
         has(

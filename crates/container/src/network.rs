@@ -211,7 +211,8 @@ impl fmt::Debug for Network {
             Kind::Container(id) => write!(f, "Network(Container({id:?}))"),
             Kind::Shared(pid, _) => write!(f, "Network(Shared({pid}))"),
             Kind::Named(name) => {
-                write!(f, "Network(Named({name:?}), address: {:?}, mac: {:?}, aliases: {:?})", self.address, self.mac, self.aliases)
+                let Network { address, address6, mac, aliases, .. } = self;
+                write!(f, "Network(Named({name:?}), address: {address:?}, address6: {address6:?}, mac: {mac:?}, aliases: {aliases:?})")
             }
             Kind::Private(private) => write!(f, "Network(Private, internal: {}, subnets: {:?})", private.internal, private.subnets),
         }
