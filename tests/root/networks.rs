@@ -436,3 +436,41 @@ fn what_stands_in_the_way_is_told_and_what_mends_it_does() {
     host.sh("ip route del default");
     assert!(mend("default route").contains("ip route add default"));
 }
+
+#[test]
+fn two_who_are_cut_apart_dont_hear_each_other_until_they_are_healed() {
+    need!(Root, Busybox);
+    let (host, place) = (Host::new(), Place::new());
+    let network = Network::bridge();
+    let [a, b, c] = [(); 3].map(|()| run(&host, server(&place).network(network.clone())));
+    let hears = |from: &Container, to: &Container| ask(&inside(from), at(four(to), 8000)).is_some();
+    assert!(hears(&a, &b) && hears(&b, &a));
+    // A connection that stands.
+    let listener = inside(&b).run(|| std::net::TcpListener::bind("0.0.0.0:0")).expect("a thread").expect("it listens");
+    let to = at(four(&b), listener.local_addr().expect("an address").port());
+    let mut stream = inside(&a).run(|| std::net::TcpStream::connect(to)).expect("a thread").expect("it connects");
+    let (accepted, _) = listener.accept().expect("it is accepted");
+    accepted.set_nonblocking(true).expect("a socket");
+    let mut says = |word: &[u8]| std::io::Write::write_all(&mut stream, word).expect("it is sent");
+    let heard = || std::io::Read::read(&mut &accepted, &mut [0; 16]).unwrap_or(0);
+
+    let cut = host.at(|| a.cut_from(&b, PATIENCE)).expect("they are cut");
+    assert!(!hears(&a, &b) && !hears(&b, &a), "neither way");
+    assert!(hears(&a, &c) && hears(&c, &b), "others hear both");
+    if let (Some(six), Some(_)) = (b.addresses()[0].get(1), a.addresses()[0].get(1)) {
+        let port = serve(&inside(&b), "[::]:0");
+        assert_eq!(ask(&inside(&a), SocketAddr::new(*six, port)), None, "nor by IPv6");
+    }
+    says(b"one");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(heard(), 0);
+    cut.heal().expect("they are healed");
+    assert!(within(PATIENCE, || hears(&a, &b) && hears(&b, &a)));
+    // TCP says again what was lost.
+    assert!(within(PATIENCE, || heard() == 3));
+    // Who is killed heals nothing, and needn't.
+    std::mem::forget(host.at(|| a.cut_from(&b, Duration::from_secs(2))).expect("they are cut"));
+    assert!(within(PATIENCE, || hears(&a, &b)), "its time is up");
+    let alone = run(&host, place.sh("sleep 1000"));
+    assert!(host.at(|| a.cut_from(&alone, PATIENCE)).unwrap_err().to_string().contains("share no private network"));
+}

@@ -7,7 +7,7 @@
 //!    forward (filter)           into a network comes what belongs to a connection from inside or to a published port; nothing else
 //!    input (filter)             from an internal network comes nothing but neighbour discovery and answers
 //!  table bridge coracle
-//!    prerouting (filter)        a port of a bridge sends from its own addresses, and no router advertisements
+//!    prerouting (filter)        a port of a bridge sends from its own addresses, and no router advertisements; nothing between who is cut apart
 //! ```
 //!
 //! Other tables are never changed, and read only by who diagnoses: what is accepted here can still be dropped there.
@@ -25,7 +25,7 @@ use crate::subnet::Mac;
 const TABLE: &str = "coracle";
 
 /// An empty set that says which rules and sets the table has: another name makes it anew, with all that is in it. To be changed with them.
-const FORMAT: &str = "format2";
+const FORMAT: &str = "format3";
 
 const INET: u8 = 1;
 const BRIDGE: u8 = 7;
@@ -92,6 +92,13 @@ pub enum Entry {
         /// Whether it is held to these addresses, which takes a kernel with nf_tables for bridges: [`Firewall::guards_plugs`].
         guarded: bool,
     },
+    /// Two addresses of one bridge that don't hear each other. Takes a kernel with nf_tables for bridges.
+    Cut {
+        /// One of them.
+        one: IpAddr,
+        /// The other, of the same family.
+        other: IpAddr,
+    },
     /// An interface that didn't forward before its network needed it to: it goes on forwarding nothing else.
     Guard {
         /// The interface's name.
@@ -141,6 +148,11 @@ impl Entry {
                 elements.retain(|(_, family, _, _)| *guarded || *family == INET);
                 elements
             }
+            Entry::Cut { one, other } => {
+                let set = if one.is_ipv4() { "cuts4" } else { "cuts6" };
+                let key = |a: IpAddr, b: IpAddr| [octets(a), octets(b)].concat();
+                vec![(set, BRIDGE, key(*one, *other), None), (set, BRIDGE, key(*other, *one), None)]
+            }
             Entry::Guard { interface } => vec![("guarded", INET, name(interface), None)],
         }
     }
@@ -150,6 +162,7 @@ impl Entry {
             Entry::Network { bridge, .. } => format!("the network of {bridge}"),
             Entry::Port { transport, host, container } => format!("the port {host}/{transport} to {container}"),
             Entry::Plug { interface, .. } => format!("the addresses behind {interface}"),
+            Entry::Cut { one, other } => format!("the cut between {one} and {other}"),
             Entry::Guard { interface } => format!("the guard of {interface}"),
         }
     }
@@ -358,6 +371,11 @@ impl Batch {
         change(entries, NEWSETELEM, CREATE, None)
     }
 
+    /// As [`firewall_add`](Self::firewall_add), for so many milliseconds. One that is in there gets this time from now on (Linux 6.12).
+    pub fn firewall_add_for(entries: &[Entry], milliseconds: u64) -> Batch {
+        change(entries, NEWSETELEM, CREATE, Some(milliseconds))
+    }
+
     /// Takes entries out of the firewall: all, or none (ENOENT).
     pub fn firewall_remove(entries: &[Entry]) -> Batch {
         change(entries, DELSETELEM, 0, None)
@@ -416,7 +434,7 @@ fn read_element(body: &[u8]) -> Place {
 
 fn change(entries: &[Entry], kind: u16, flags: u16, timeout: Option<u64>) -> Batch {
     let mut batch = begin();
-    let (verb, direction) = if kind == NEWSETELEM && timeout.is_none() { ("put", "into") } else { ("take", "out of") };
+    let (verb, direction) = if kind == NEWSETELEM && timeout != Some(1) { ("put", "into") } else { ("take", "out of") };
     for entry in entries {
         for element in entry.elements() {
             push(&mut batch, &element, kind, flags, timeout, format!("{verb} {} {direction} the firewall", entry.words()));
@@ -566,12 +584,17 @@ fn bridge(table: &mut Table) {
     table.set("macs", &[IFNAME, ETHER], None);
     table.set("addresses4", &[IFNAME, IPV4], None);
     table.set("addresses6", &[IFNAME, IPV6], None);
+    table.set("cuts4", &[IPV4, IPV4], None);
+    table.set("cuts6", &[IPV6, IPV6], None);
     const FILTER: i32 = -200;
     table.chain("prerouting", "filter", hook::PREROUTING, FILTER);
     let plug = || Rule::new().interface(IN, R0).look_up("plugs", R0, None);
     table.rule("prerouting", plug().load(LINK, 6, 6, R0 + 4).not_in("macs", R0).drop());
     let kind = |number: u16| plug().load(LINK, 12, 2, R0 + 4).compare(R0 + 4, true, &number.to_be_bytes());
     let (ip, arp, ip6) = (0x0800, 0x0806, 0x86dd);
+    // Both addresses, one behind the other.
+    table.rule("prerouting", kind(ip).load(NETWORK, 12, 8, R0 + 4).look_up("cuts4", R0 + 4, None).drop());
+    table.rule("prerouting", kind(ip6).load(NETWORK, 8, 32, R0 + 4).look_up("cuts6", R0 + 4, None).drop());
     table.rule("prerouting", kind(ip).load(NETWORK, 12, 4, R0 + 4).not_in("addresses4", R0).drop());
     // The sender's hardware and protocol address.
     table.rule("prerouting", kind(arp).load(NETWORK, 8, 6, R0 + 4).not_in("macs", R0).drop());
@@ -905,6 +928,7 @@ mod tests {
             ("any4", 8),
         ];
         let lengths = lengths.into_iter().chain([("any6", 8), ("plugs", 16), ("macs", 24), ("addresses4", 20), ("addresses6", 32)]);
+        let lengths = lengths.chain([("cuts4", 8), ("cuts6", 32)]);
         let lengths: std::collections::HashMap<&str, usize> = lengths.collect();
         let four = SocketAddr::from((Ipv4Addr::new(1, 2, 3, 4), 1));
         let six = SocketAddr::from((Ipv6Addr::LOCALHOST, 1));
@@ -913,6 +937,8 @@ mod tests {
             Entry::Network { bridge: "b".into(), internal: true },
             Entry::Network { bridge: "b".into(), internal: false },
             Entry::Guard { interface: "e".into() },
+            Entry::Cut { one: four.ip(), other: four.ip() },
+            Entry::Cut { one: six.ip(), other: six.ip() },
             port(four),
             port(six),
             port(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 1))),

@@ -280,6 +280,13 @@ impl Watch<'_> {
 
     /// Takes back what must not be taken back when somebody else may have it: as long as this process lives, nobody has.
     fn release(&self) {
+        // They end meanwhile.
+        for attendant in self.attendants.into_iter().flatten() {
+            let _ = pidfd_send_signal(attendant, SIGKILL);
+        }
+        if let Some(network) = &self.plan.network {
+            network::forget_names(network);
+        }
         let mut line = network::Line::new();
         for release in self.plan.release.iter() {
             // An element may be gone with the whole firewall, a file by somebody who swept.
@@ -289,11 +296,7 @@ impl Watch<'_> {
                 Release::Never(_, never) => match never {},
             };
         }
-        if let Some(network) = &self.plan.network {
-            network::forget_names(network);
-        }
         for attendant in self.attendants.into_iter().flatten() {
-            let _ = pidfd_send_signal(attendant, SIGKILL);
             let mut ended = [PollFd { fd: attendant.0, events: POLLIN, revents: 0 }];
             let _ = poll(&mut ended, None);
             let _ = wait_pidfd(attendant);
