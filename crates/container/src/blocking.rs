@@ -28,7 +28,7 @@
 use crate::tree::Copied;
 use crate::{
     CopyIn, CopyOut, Error, Event, ExecSummary, ExitStatus, Export, FileInfo, ImageSummary, ImagesChecked, LogLine, Output, PathChange,
-    ProcessSummary, Progress, Scope, Stats, Update, Volume, VolumeSummary, Wait,
+    Platforms, ProcessSummary, Progress, Scope, Stats, Update, Volume, VolumeSummary, Wait,
 };
 use coracle_spawn::{Health, Signal};
 use std::ffi::OsString;
@@ -449,6 +449,7 @@ impl Engine {
 waiting! {
     impl Engine {
         fn pull(reference: &str, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> ImageSummary;
+        fn pull_platforms(reference: &str, platforms: Platforms, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> ImageSummary;
         fn check_images(repair: bool) -> ImagesChecked;
         fn create_volume(volume: impl Into<Volume>) -> VolumeSummary;
         fn remove_volume(name: &str) -> ();
@@ -469,6 +470,7 @@ waiting! {
 waiting! {
     impl Engine {
         fn push(image: &str, to: Option<&str>, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> coracle_image::Digest;
+        fn push_all_platforms(image: &str, to: Option<&str>, on_progress: impl Fn(Progress) + Send + Sync + 'static) -> coracle_image::Digest;
     }
 }
 
