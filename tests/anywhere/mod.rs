@@ -22,6 +22,7 @@ mod ports;
 mod postgres;
 mod shared;
 mod soak;
+mod stack;
 mod states;
 mod store;
 mod verdicts;

@@ -5,6 +5,7 @@ mod full_disk;
 mod interop;
 mod names;
 mod networks;
+mod stack;
 mod store;
 mod syscalls;
 mod tar_readers;

@@ -3,6 +3,7 @@
 use crate::exit::ExitStatus;
 use crate::last_words;
 use crate::shared::SharedFailure;
+use crate::stack::{PartFailure, StackFault};
 use crate::wait::WaitFailure;
 use coracle_cgroups::Refusal;
 use coracle_spawn::{ConnectFault, ExecFault, Left, LogLine};
@@ -123,6 +124,13 @@ pub enum Error {
     Network(coracle_netns::Error),
     /// The container that is [shared](crate::ContainerBuilder::shared) couldn't be started by the process that this one waited for.
     Shared(Box<SharedFailure>),
+    /// A stack that can't be put together. Nothing was started.
+    Stack {
+        /// All that is wrong.
+        faults: Vec<StackFault>,
+    },
+    /// A part of a stack failed, and the stack was ended.
+    Part(Box<PartFailure>),
     /// There is no network of this name.
     NoSuchNetwork {
         /// What was asked for.
@@ -191,6 +199,8 @@ impl fmt::Display for Error {
             Self::Lost => coracle_spawn::Error::Lost.fmt(f),
             Self::Network(error) => error.fmt(f),
             Self::Shared(failure) => failure.fmt(f),
+            Self::Stack { faults } => join(f, faults),
+            Self::Part(failure) => failure.fmt(f),
             Self::NoSuchNetwork { name } => write!(f, "there is no network {name}"),
             Self::NoSuchVolume { name } => write!(f, "there is no volume {name}"),
             Self::VolumeInUse { name, containers } if containers.is_empty() => write!(f, "the volume {name} is in use"),
@@ -297,6 +307,7 @@ impl Error {
             Self::Connect { to, fault } => coracle_spawn::Error::Connect { to: to.clone(), fault: fault.clone() }.remedy(),
             Self::Network(error) => error.remedy(),
             Self::Shared(failure) => failure.remedy.clone(),
+            Self::Part(failure) => failure.remedy.clone(),
             Self::NoSuchNetwork { name } => Some(format!("make it: coracle network create {name}, or Engine::create_network")),
             Self::NoSuchVolume { .. } => Some("`coracle volume ls` lists those that are here".into()),
             Self::VolumeInUse { .. } => Some("remove those containers first: `coracle ps -a` lists them".into()),
@@ -325,7 +336,7 @@ impl Error {
                 io::ErrorKind::InvalidInput => Some("name an owner that the container has: a plain user's has those of its sub-ids".into()),
                 _ => None,
             },
-            Self::State { .. } | Self::NotRemoved { .. } | Self::Lost => None,
+            Self::State { .. } | Self::NotRemoved { .. } | Self::Stack { .. } | Self::Lost => None,
         }
     }
 

@@ -13,6 +13,7 @@
 //! - [`Container`] runs. Dropping it ends it, and so does the death of this process, by whatever means.
 //! - [`Network`] says where a container is: nowhere, in a private network, or where this process is. [`publish`](ContainerBuilder::publish)
 //!   answers its ports on this host.
+//! - [`Stack`] runs several that belong together: services, jobs and steps. [`ContainerBuilder::shared`] gives one to many processes.
 //! - [`blocking`] has the same names for who has no runtime and wants none.
 //! - [`Engine`] holds images and running containers below one directory; whoever says nothing gets one a process. It pulls, lists,
 //!   inspects, tags, removes, prunes, checks, saves and loads images.
@@ -74,6 +75,7 @@ mod last_words;
 mod limits;
 mod logs;
 mod lower;
+mod mask;
 mod mount;
 mod name_list;
 mod names;
@@ -86,6 +88,7 @@ mod rootfs;
 mod shared;
 mod snapshot;
 mod spec;
+mod stack;
 mod state;
 mod stats;
 mod stdio;
@@ -124,6 +127,7 @@ pub use pause::Update;
 pub use publish::{Publish, PublishedPort};
 pub use shared::{Scope, Shared, SharedFailure};
 pub use snapshot::{Snapshot, SnapshotSummary};
+pub use stack::{Condition, Part, PartFailure, PartLine, RunningStack, Stack, StackFault};
 pub use state::{ContainerSummary, State};
 pub use stats::{ProcessSummary, Stats, StatsStream};
 pub use stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
