@@ -40,7 +40,7 @@
 //!
 //! # What it does not do
 //!
-//! Build images: not yet. Containers of a network know each other by address, not by name. It installs no signal handler, and needs no tokio runtime: its futures run under
+//! Build images: not yet. It installs no signal handler, and needs no tokio runtime: its futures run under
 //! any executor. It prints nothing, but for one thing: a container with a [log](Stdio::log) that is dropped by a panic says its last lines
 //! on standard error, where the test runner catches them.
 #![forbid(unsafe_code)]
