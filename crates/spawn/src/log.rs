@@ -37,6 +37,9 @@ pub struct LogLine {
     pub complete: bool,
     /// How many bytes of the log are missing before it: overwritten by newer ones before they were read, or not taken by the disk.
     pub skipped: u64,
+    /// Whether bytes may be missing right before it on its stream, so that it may be the rest of a line: the first of each stream where
+    /// something was skipped, or where older lines have been overwritten.
+    pub cut: bool,
 }
 
 impl LogLine {
@@ -106,6 +109,7 @@ impl Log {
             last: 0,
             skipped: 0,
             fresh: true,
+            cut: [false; 2],
             partial: [None, None],
             ready: VecDeque::new(),
             over: false,
@@ -158,6 +162,8 @@ pub struct LogReader {
     skipped: u64,
     /// Whether nothing was read yet.
     fresh: bool,
+    /// Of each stream, whether its next line may have lost its beginning.
+    cut: [bool; 2],
     partial: [Option<Partial>; 2],
     ready: VecDeque<LogLine>,
     over: bool,
@@ -169,6 +175,7 @@ struct Partial {
     time: SystemTime,
     bytes: Vec<u8>,
     skipped: u64,
+    cut: bool,
 }
 
 impl LogReader {
@@ -190,13 +197,20 @@ impl LogReader {
     pub fn take_partial(&mut self) -> Vec<LogLine> {
         let mut lines = Vec::new();
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-            if let Some(Partial { time, bytes, skipped }) = self.partial[stream as usize].take() {
-                lines.push(LogLine { time, stream, bytes, complete: false, skipped });
+            if let Some(Partial { time, bytes, skipped, cut }) = self.partial[stream as usize].take() {
+                lines.push(LogLine { time, stream, bytes, complete: false, skipped, cut });
             }
         }
         if let (None, true) = (lines.first(), self.skipped > 0) {
             let skipped = std::mem::take(&mut self.skipped);
-            lines.push(LogLine { time: SystemTime::now(), stream: OutputStream::Stderr, bytes: Vec::new(), complete: false, skipped });
+            lines.push(LogLine {
+                time: SystemTime::now(),
+                stream: OutputStream::Stderr,
+                bytes: Vec::new(),
+                complete: false,
+                skipped,
+                cut: true,
+            });
         }
         lines
     }
@@ -241,6 +255,9 @@ impl LogReader {
                 let state = self.log.state()?;
                 self.last = state.end;
                 let position = known.unwrap_or(state.first);
+                if known.is_none() {
+                    self.cut = [position > 0; 2];
+                }
                 self.position = Some(position);
                 if position >= state.end {
                     return Ok(false);
@@ -258,7 +275,9 @@ impl LogReader {
         self.last = state.end;
         if state.first > position {
             // Nothing is missing before what is read first.
-            if !self.fresh {
+            if self.fresh {
+                self.cut = [true; 2];
+            } else {
                 self.skip(state.first - position);
             }
             position = state.first;
@@ -287,10 +306,11 @@ impl LogReader {
     fn skip(&mut self, bytes: u64) {
         let partial = std::mem::take(&mut self.partial);
         for (stream, partial) in [OutputStream::Stdout, OutputStream::Stderr].into_iter().zip(partial) {
-            if let Some(Partial { time, bytes, skipped }) = partial {
-                self.ready.push_back(LogLine { time, stream, bytes, complete: false, skipped });
+            if let Some(Partial { time, bytes, skipped, cut }) = partial {
+                self.ready.push_back(LogLine { time, stream, bytes, complete: false, skipped, cut });
             }
         }
+        self.cut = [true; 2];
         self.skipped = self.skipped.saturating_add(bytes);
     }
 
@@ -301,6 +321,7 @@ impl LogReader {
                 time,
                 bytes: Vec::new(),
                 skipped: std::mem::take(&mut self.skipped),
+                cut: std::mem::take(&mut self.cut[stream as usize]),
             });
             let room = LogLine::MOST - partial.bytes.len();
             let newline = said.iter().take(room + 1).position(|&b| b == b'\n');
@@ -309,9 +330,9 @@ impl LogReader {
             said = &said[taken + usize::from(newline.is_some())..];
             // One that is just full may be ended by the next byte, and isn't a piece then.
             if (newline.is_some() || !said.is_empty())
-                && let Some(Partial { time, bytes, skipped }) = self.partial[stream as usize].take()
+                && let Some(Partial { time, bytes, skipped, cut }) = self.partial[stream as usize].take()
             {
-                self.ready.push_back(LogLine { time, stream, bytes, complete: newline.is_some(), skipped });
+                self.ready.push_back(LogLine { time, stream, bytes, complete: newline.is_some(), skipped, cut });
             }
         }
     }
@@ -432,6 +453,7 @@ mod tests {
         let kept = log.tail(usize::MAX).unwrap();
         assert!((1000..3000).contains(&kept.len()), "{}", kept.len());
         assert_eq!((kept.last().unwrap().text().as_ref(), kept[0].skipped), ("line 9999", 0));
+        assert!(kept[0].cut && !kept[1].cut);
         let next = slow.next_now().unwrap().unwrap();
         assert_eq!(next.text(), kept[0].text());
         assert_eq!(next.skipped, writer.state.first - 22, "it began behind its first line");
@@ -445,9 +467,12 @@ mod tests {
         writer.write(kind::STDOUT, 0, b"half");
         writer.write(kind::LOST, 0, &77u64.to_le_bytes());
         writer.write(kind::STDOUT, 0, b"way\n");
+        writer.write(kind::STDERR, 0, b"rest of another\nwhole\n");
         let lines = log.tail(9).unwrap();
-        assert_eq!(texts(&lines), [(OUT, "half".into(), false), (OUT, "way".into(), true)]);
-        assert_eq!((lines[0].skipped, lines[1].skipped), (0, 77));
+        let expected =
+            [(OUT, "half".into(), false), (OUT, "way".into(), true), (ERR, "rest of another".into(), true), (ERR, "whole".into(), true)];
+        assert_eq!(texts(&lines), expected);
+        assert_eq!(lines.iter().map(|line| (line.skipped, line.cut)).collect::<Vec<_>>(), [(0, false), (77, true), (0, true), (0, false)]);
     }
 
     #[test]

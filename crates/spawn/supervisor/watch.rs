@@ -899,7 +899,12 @@ impl Watch<'_> {
         }
         self.release();
         let mut left = Leftovers { bytes: Buffer::new(), count: 0 };
-        for effect in self.plan.undo.iter() {
+        let mut effects = self.plan.undo.iter().peekable();
+        while let Some(effect) = effects.next() {
+            // The last removes the record of all the others, by which the next engine takes back what is left now.
+            if left.count > 0 && effects.peek().is_none() && matches!(effect, wire::Undo::RemoveTree { .. }) {
+                break;
+            }
             let done = match prepare::undo(&effect) {
                 Err(Errno::EACCES | Errno::EPERM) if self.plan.id_map.is_some() => self.undo_inside(&effect),
                 other => other,
