@@ -389,6 +389,37 @@ fn the_owner_never_forks_and_changes_nothing_global() {
     nothing_wrong(&wrong);
 }
 
+/// docs/escapes.md names each escape of the field and its test, and each test with a number is listed there.
+#[test]
+fn each_escape_of_the_field_has_its_test() {
+    let page = std::fs::read_to_string(root().join("docs/escapes.md")).expect("the page is there");
+    let sources: String = sources().iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+    let there: BTreeSet<&str> = sources
+        .split("fn cve_")
+        .skip(1)
+        .filter_map(|rest| rest.split('(').next())
+        .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+        .collect();
+    let (mut wrong, mut listed) = (Vec::new(), BTreeSet::new());
+    for row in page.lines().filter(|line| line.starts_with("| CVE-")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let name = cells[3].trim_matches('`').trim_start_matches("cve_");
+        listed.insert(name);
+        if !there.contains(name) {
+            wrong.push(format!("docs/escapes.md: there is no test cve_{name}"));
+        }
+        for number in cells[1].split(", ") {
+            let word = number.trim_start_matches("CVE-").replace('-', "_");
+            if !name.contains(&word) {
+                wrong.push(format!("docs/escapes.md: {number} isn't in its test's name"));
+            }
+        }
+    }
+    assert!(listed.len() > 30, "the page wasn't read");
+    wrong.extend(there.difference(&listed).map(|name| format!("docs/escapes.md doesn't list cve_{name}")));
+    nothing_wrong(&wrong);
+}
+
 #[test]
 fn the_scanner_sees_code_and_nothing_else() {
     let source = "//! unsafe\nlet a = \"unsafe\"; // unsafe\nunsafe { b() }\nlet c = r#\"\nunsafe\n\"#;\nlet q = '\"'; unsafe_name();\n#[cfg(test)]\nmod tests {\n    unsafe {}\n}\n";

@@ -244,7 +244,7 @@ fn a_copy_has_a_size_and_a_flood_has_an_end() {
 }
 
 #[test]
-fn nothing_that_is_swapped_during_a_copy_leads_out() {
+fn cve_2026_41567_cve_2026_41568_cve_2026_42306_nothing_that_is_swapped_during_a_copy_leads_out() {
     need!(Busybox, UserNamespaces, Python3);
     let place = Place::new();
     let outside = place.path().join("outside");
@@ -422,7 +422,7 @@ fn an_archive_goes_in_and_comes_out() {
 }
 
 #[test]
-fn an_archive_of_a_stranger_stays_in_its_directory() {
+fn cve_2023_0778_an_archive_of_a_stranger_stays_in_its_directory() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
     let container = waiting(&place, "mkdir -p /out /other; ln -s /other /out/there");

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A directory of the host that nobody may reach, with a file in it.
-struct Victim(PathBuf);
+pub(super) struct Victim(pub(super) PathBuf);
 
 impl Victim {
-    fn new(place: &mut Place) -> Self {
+    pub(super) fn new(place: &mut Place) -> Self {
         let directory = place.path().join("victim");
         std::fs::create_dir(&directory).expect("it can be made");
         std::fs::write(directory.join("file"), "whole").expect("it can be written");
@@ -24,7 +24,7 @@ impl Victim {
     }
 
     #[track_caller]
-    fn assert_whole(&self) {
+    pub(super) fn assert_whole(&self) {
         let names: Vec<_> = std::fs::read_dir(&self.0).expect("it is there").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(names, ["file"], "something was made in the victim");
         let file = self.0.join("file");
@@ -35,11 +35,11 @@ impl Victim {
 }
 
 /// Runs it, however it ends.
-fn tried(builder: ContainerBuilder) -> Result<Output, Error> {
+pub(super) fn tried(builder: ContainerBuilder) -> Result<Output, Error> {
     block_on(builder.output())
 }
 
-fn replace_by_link(path: &Path, to: impl AsRef<Path>) {
+pub(super) fn replace_by_link(path: &Path, to: impl AsRef<Path>) {
     let _ = std::fs::remove_dir_all(path);
     let _ = std::fs::remove_file(path);
     symlink(to, path).expect("a link can be made");
@@ -53,7 +53,7 @@ fn script(place: &Place, name: &str, text: &str) {
 
 /// CVE-2019-5736.
 #[test]
-fn the_program_that_starts_containers_cannot_be_written_from_inside() {
+fn cve_2019_5736_the_program_that_starts_containers_cannot_be_written_from_inside() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
     let this = std::env::current_exe().expect("a test knows its program");
@@ -83,7 +83,7 @@ fn the_program_that_starts_containers_cannot_be_written_from_inside() {
 
 /// CVE-2019-16884, CVE-2019-19921, CVE-2023-27561, CVE-2026-41579.
 #[test]
-fn links_where_the_runtime_mounts_lead_nowhere() {
+fn cve_2019_16884_cve_2019_19921_cve_2023_27561_cve_2025_54867_cve_2026_41579_cve_2026_47766_links_where_the_runtime_mounts_lead_nowhere() {
     need!(Busybox, UserNamespaces);
     for (name, to) in [
         ("proc", "/etc"),
@@ -125,7 +125,7 @@ fn links_where_the_runtime_mounts_lead_nowhere() {
 
 /// CVE-2018-15664 and its kin: what is put into the root is looked up inside it.
 #[test]
-fn targets_of_mounts_are_looked_up_inside_the_root() {
+fn cve_2018_15664_cve_2019_10152_targets_of_mounts_are_looked_up_inside_the_root() {
     need!(Busybox, UserNamespaces);
     let mut place = Place::new();
     let victim = Victim::new(&mut place);
@@ -153,7 +153,7 @@ fn targets_of_mounts_are_looked_up_inside_the_root() {
 
 /// CVE-2021-30465, CVE-2024-45310, CVE-2025-52881.
 #[test]
-fn a_target_swapped_for_a_link_while_it_is_mounted_on_leads_nowhere() {
+fn cve_2021_30465_cve_2024_45310_cve_2025_52881_a_target_swapped_for_a_link_while_it_is_mounted_on_leads_nowhere() {
     need!(Busybox, UserNamespaces);
     targets_are_swapped(150);
 }
@@ -186,7 +186,7 @@ pub(super) fn targets_are_swapped(count: usize) {
 
 /// CVE-2024-21626.
 #[test]
-fn no_working_directory_leads_out() {
+fn cve_2024_21626_no_working_directory_leads_out() {
     need!(Busybox, UserNamespaces);
     let mut place = Place::new();
     symlink("/proc/self/fd/7", place.rootfs().join("work")).expect("a link can be made");
@@ -209,7 +209,7 @@ fn no_working_directory_leads_out() {
 
 /// CVE-2022-0492.
 #[test]
-fn release_agents_are_out_of_reach() {
+fn cve_2022_0492_release_agents_are_out_of_reach() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
     for line in [
@@ -250,7 +250,7 @@ fn a_device_node_of_ones_own_opens_no_device() {
 
 /// CVE-2025-31133: what masks is the host's /dev/null, whatever /dev holds.
 #[test]
-fn a_false_dev_null_unmasks_nothing() {
+fn cve_2025_31133_a_false_dev_null_unmasks_nothing() {
     need!(Busybox, UserNamespaces);
     let mut place = Place::new();
     let dev = place.path().join("false-dev");
@@ -280,7 +280,7 @@ fn a_false_dev_null_unmasks_nothing() {
 
 /// CVE-2026-47262 and its kin: the files in which users are looked up are a stranger's.
 #[test]
-fn strange_files_of_users_hold_nothing_up() {
+fn cve_2026_47262_strange_files_of_users_hold_nothing_up() {
     need!(Busybox, UserNamespaces);
     let mut place = Place::new();
     let victim = Victim::new(&mut place);
@@ -324,7 +324,7 @@ fn strange_files_of_users_hold_nothing_up() {
 
 /// CVE-2021-43784: lengths that don't fit.
 #[test]
-fn a_description_of_megabytes_arrives_whole() {
+fn cve_2021_43784_a_description_of_megabytes_arrives_whole() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
     let many = |n: usize| "x".repeat(n);
@@ -390,7 +390,7 @@ fn an_id_is_no_path() {
 
 /// Tar archives that lead out: CVE-2014-9356, CVE-2018-0002 and many more; a whole corpus is in `crates/layers`.
 #[test]
-fn an_image_is_unpacked_inside_its_layer() {
+fn cve_2014_6407_cve_2014_9356_cve_2018_0002_cve_2021_29136_cve_2021_32760_an_image_is_unpacked_inside_its_layer() {
     need!(Busybox, UserNamespaces);
     let mut place = Place::empty();
     let victim = Victim::new(&mut place);

@@ -537,7 +537,7 @@ fn another_process_that_attached_executes_too_and_its_death_ends_only_that() {
 
 /// CVE-2024-21626, CVE-2019-5736, CVE-2016-9962, and what else a container may prepare for those who come later.
 #[test]
-fn a_hostile_container_gains_nothing_from_an_exec() {
+fn cve_2016_9962_cve_2024_21626_a_hostile_container_gains_nothing_from_an_exec() {
     need!(Busybox, UserNamespaces);
     let mut place = Place::new();
     for (name, text) in [("self-script", "#!/proc/self/exe\necho x > /proc/self/exe\n"), ("works", "#!/bin/sh\necho works\n")] {

@@ -1,15 +1,18 @@
 //! Tests that pass for root and for a plain user alike.
 
+mod attacks;
 mod blocking;
 mod changes;
 mod connect;
 mod copy;
+mod cves;
 mod defaults;
 mod doctor;
 mod errors;
 mod escapes;
 mod exec;
 mod fixtures;
+mod hardening;
 mod image;
 mod keep_on_failure;
 mod life;
@@ -20,6 +23,7 @@ mod overlay;
 mod owner;
 mod ports;
 mod postgres;
+mod presets;
 mod shared;
 mod soak;
 mod stack;

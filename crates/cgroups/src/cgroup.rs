@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use crate::error::Error;
+use crate::error::{Error, Reason, Refusal};
 use crate::events::Events;
+use crate::limits::Control;
 use crate::parse;
 use crate::plan::{IfMissing, Plan, Step};
 use crate::usage::{Stat, Usage};
@@ -56,6 +57,11 @@ impl Cgroup {
     /// [`Error::Step`] for the first step that fails; the directories that were made are removed again. Controllers that
     /// were enabled in the directory above stay enabled.
     pub fn create(plan: Plan) -> Result<Cgroup, Error> {
+        if plan.device_filter.is_some() {
+            let asked = plan.enforced.iter().find(|enforced| enforced.control == Control::Devices).map(|enforced| enforced.asked.clone());
+            let asked = asked.unwrap_or_default();
+            return Err(Error::Refused(vec![Refusal { control: Control::Devices, asked, reason: Reason::ByProgram }]));
+        }
         let mut made: Vec<PathBuf> = Vec::new();
         for step in &plan.steps {
             match perform(step) {

@@ -127,11 +127,15 @@ impl Placement {
         let mut on_v2: Vec<Control> = Vec::new();
         let cpu_time = wanted.contains(&Control::CpuTime);
         for control in wanted.into_iter().filter(|control| *control != Control::CpuTime) {
-            let controller = control.controller();
+            let controller = control.v1_controller();
             let Some(mount) = hierarchies.v1(controller) else {
                 on_v2.push(control);
                 continue;
             };
+            if matches!(control, Control::MemoryHigh | Control::OomGroup) {
+                refuse(control, Reason::NotOnV1);
+                continue;
+            }
             match v1_base(mount, owner, controller).and_then(|base| v1_swap(control, limits, &base).map(|()| base)) {
                 Ok(base) => match v1.iter_mut().find(|part| part.base == base) {
                     Some(part) => part.controls.push(control),
@@ -181,6 +185,10 @@ impl Placement {
                             V2 { controls: Vec::new(), enable: BTreeSet::new(), controllers: base.enabled.clone(), base: base.dir.clone() };
                         for control in on_v2 {
                             match base.can(control, hierarchies) {
+                                Ok(()) if control == Control::Devices => match owner.uid {
+                                    0 => part.controls.push(control),
+                                    _ => refuse(control, Reason::NeedsRoot),
+                                },
                                 Ok(()) => {
                                     let controller = control.controller().to_owned();
                                     if part.controllers.insert(controller.clone()) {
@@ -373,7 +381,8 @@ impl Base {
         if fs::read_to_string(path.join("cgroup.type")).is_ok_and(|kind| kind.trim() != "domain") {
             return Err(Reason::Threaded { path });
         }
-        if !self.enabled.contains(controller) {
+        // Any directory takes a program.
+        if !self.enabled.contains(controller) && control != Control::Devices {
             if !self.available.contains(controller) {
                 return Err(match self.at_root {
                     true => Reason::NoController { controller },
@@ -463,7 +472,7 @@ fn v1_base(mount: &Mount, owner: &Owner, controller: &'static str) -> Result<Pat
     };
     match usable(mount, &dir, &dir) {
         Ok(()) => Ok(dir),
-        Err(Reason::NotDelegated { path, file, .. }) => Err(Reason::NotDelegated { controller, path, file }),
+        Err(Reason::NotDelegated { path, .. }) => Err(Reason::NotDelegatedOnV1 { controller, path }),
         Err(reason) => Err(reason),
     }
 }

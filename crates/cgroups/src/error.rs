@@ -239,6 +239,19 @@ pub enum Reason {
     NoSwapAccounting,
     /// v1 knows only the sum of memory and swap, so a bound on swap needs one on memory.
     SwapNeedsMemory,
+    /// cgroup v1 has nothing that does it.
+    NotOnV1,
+    /// On cgroup v2 a program decides, and whoever performs the plan loads none.
+    ByProgram,
+    /// Only root may, whoever owns the cgroup.
+    NeedsRoot,
+    /// The cgroup belongs to somebody else, in a v1 hierarchy, where nobody delegates anything.
+    NotDelegatedOnV1 {
+        /// The controller that is needed.
+        controller: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+    },
     /// A limit is to be set anew that the container wasn't started with.
     NotStartedWith,
 }
@@ -257,6 +270,14 @@ impl Reason {
             Reason::ReadOnly { .. } => {
                 "start the outer container with its cgroups writable: docker run --security-opt writable-cgroups=true (Docker 28), \
                  podman run --security-opt unmask=/sys/fs/cgroup, or --privileged"
+                    .into()
+            }
+            Reason::NotOnV1 => "boot with cgroup v2: systemd.unified_cgroup_hierarchy=1; or leave the limit out".into(),
+            Reason::ByProgram => "attach Plan::device_filter, as coracle-spawn's Effect::DeviceFilter does".into(),
+            Reason::NeedsRoot => "run as root, or leave it out".into(),
+            Reason::NotDelegatedOnV1 { .. } => {
+                "boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1), where systemd delegates; or have root make a cgroup of yours in the \
+                 hierarchy of each limit, and give its path"
                     .into()
             }
             Reason::NotDelegated { .. } => "systemd-run --user --scope -p Delegate=yes -- cargo test".into(),
@@ -294,6 +315,12 @@ impl fmt::Display for Reason {
                 path.display(),
                 file.file_name().unwrap_or_default().to_string_lossy()
             ),
+            Reason::NotOnV1 => f.write_str("cgroup v1 has nothing that does it"),
+            Reason::ByProgram => f.write_str("on cgroup v2 a program decides about devices, and this crate loads none"),
+            Reason::NeedsRoot => f.write_str("only root may attach a program to a cgroup"),
+            Reason::NotDelegatedOnV1 { path, .. } => {
+                write!(f, "{} isn't delegated to this user, as nothing is on cgroup v1", path.display())
+            }
             Reason::ControllerWithheld { controller, path } => write!(f, "{} was not given the controller {controller}", path.display()),
             Reason::ProcessesInTheWay { path, processes } => write!(
                 f,

@@ -58,7 +58,7 @@
 //!   controllers that are needed in that directory's own `cgroup.subtree_control`, and leaves them enabled.
 //!   (And [`Placement::make_room`], which moves processes, and which nobody calls but you.)
 //! - It mounts no cgroup file system, and never joins a v1 hierarchy that wasn't asked for.
-//! - It limits no devices, I/O bandwidth, huge pages or RDMA yet.
+//! - It limits no RDMA. The program that decides about devices on cgroup2 is data here: it loads none.
 //! - Nothing is removed in `Drop`.
 #![forbid(unsafe_code)]
 
@@ -67,6 +67,7 @@ compile_error!("coracle-cgroups is about Linux control groups; there is nothing 
 
 mod cgroup;
 mod delegation;
+mod devices;
 mod error;
 mod events;
 mod hierarchy;
@@ -78,10 +79,11 @@ mod usage;
 
 pub use cgroup::Cgroup;
 pub use delegation::{LEAF, Owner, Placement};
+pub use devices::{DeviceRule, ParseDeviceRuleError, device_program};
 pub use error::{Error, Reason, Refusal};
 pub use events::Events;
 pub use hierarchy::{Hierarchies, Mount, Version};
-pub use limits::{Control, Limits, ParseMemoryError, parse_memory};
+pub use limits::{Control, IoBound, IoLimit, Limits, ParseMemoryError, parse_memory};
 pub use live::{Current, Live};
 pub use plan::{Enforced, IfMissing, Plan, Purpose, Step};
 pub use usage::{Stat, Usage};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::devices::DeviceRule;
 use crate::error::{Reason, Refusal};
 use crate::parse;
 
@@ -42,6 +43,57 @@ pub struct Limits {
     pub cpuset_mems: Option<String>,
     /// Processor time in all, user and system, of all processes together.
     pub cpu_time: Option<std::time::Duration>,
+    /// Bytes of memory above which it is slowed down and pressed, before [`memory`](Limits::memory) is reached. cgroup2's.
+    pub memory_high: Option<u64>,
+    /// Bytes of memory that are left to it while the machine runs short (`memory.low`; v1's `memory.soft_limit_in_bytes`).
+    pub memory_soft: Option<u64>,
+    /// Whether a shortage of memory ends everything at once and not one process (`memory.oom.group`). cgroup2's.
+    pub oom_group: bool,
+    /// The share of block devices when they are contended, 1–10000; 100 is everybody's default.
+    pub io_weight: Option<u32>,
+    /// Bounds on traffic with block devices.
+    pub io: Vec<IoLimit>,
+    /// Bounds on huge pages: the size of a page as the kernel writes it (`2MB`, `1GB`), and bytes.
+    pub hugetlb: Vec<(String, u64)>,
+    /// The devices that may be opened, and no others. `None`: this says nothing about devices.
+    pub devices: Option<Vec<DeviceRule>>,
+}
+
+/// A bound on the traffic with one block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoLimit {
+    /// The device's numbers. Of a whole disk, not of a partition.
+    pub device: (u32, u32),
+    /// What is bounded.
+    pub what: IoBound,
+    /// At most so much a second, 1 or more.
+    pub most: u64,
+}
+
+/// What of block I/O is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum IoBound {
+    /// Bytes read a second.
+    ReadBytes,
+    /// Bytes written a second.
+    WriteBytes,
+    /// Reads a second.
+    ReadOperations,
+    /// Writes a second.
+    WriteOperations,
+}
+
+impl IoBound {
+    /// The key in `io.max`, and v1's file.
+    pub(crate) fn names(self) -> (&'static str, &'static str) {
+        match self {
+            IoBound::ReadBytes => ("rbps", "blkio.throttle.read_bps_device"),
+            IoBound::WriteBytes => ("wbps", "blkio.throttle.write_bps_device"),
+            IoBound::ReadOperations => ("riops", "blkio.throttle.read_iops_device"),
+            IoBound::WriteOperations => ("wiops", "blkio.throttle.write_iops_device"),
+        }
+    }
 }
 
 impl Limits {
@@ -106,6 +158,49 @@ impl Limits {
         self
     }
 
+    /// Slowed down and pressed above so many bytes. Linux holds it by cgroup2 alone.
+    pub fn memory_high(mut self, bytes: u64) -> Limits {
+        self.memory_high = Some(bytes);
+        self
+    }
+
+    /// So many bytes are left to it while the machine runs short of memory: docker-run(1) `--memory-reservation`.
+    pub fn memory_soft(mut self, bytes: u64) -> Limits {
+        self.memory_soft = Some(bytes);
+        self
+    }
+
+    /// A shortage of memory ends everything at once: no half of a program lives on. Linux holds it by cgroup2 alone.
+    pub fn oom_group(mut self, yes: bool) -> Limits {
+        self.oom_group = yes;
+        self
+    }
+
+    /// The share of block devices when they are contended: 1–10000, where 100 is the default of everybody else. Needs an I/O scheduler that
+    /// weighs: bfq, or iocost.
+    pub fn io_weight(mut self, weight: u32) -> Limits {
+        self.io_weight = Some(weight);
+        self
+    }
+
+    /// One more bound on the traffic with a block device.
+    pub fn io(mut self, limit: IoLimit) -> Limits {
+        self.io.push(limit);
+        self
+    }
+
+    /// At most so many bytes of huge pages of this size, as the kernel writes it: `2MB`.
+    pub fn hugetlb(mut self, page: impl Into<String>, bytes: u64) -> Limits {
+        self.hugetlb.push((page.into(), bytes));
+        self
+    }
+
+    /// These devices may be opened, and no others.
+    pub fn devices(mut self, rules: impl IntoIterator<Item = DeviceRule>) -> Limits {
+        self.devices = Some(rules.into_iter().collect());
+        self
+    }
+
     /// The controls that were asked for.
     ///
     /// ```
@@ -130,6 +225,15 @@ impl Limits {
                 (None, mems) => format!("cpuset-mems={}", mems.as_ref()?),
             },
             Control::CpuTime => format!("cpu-time={:?}", self.cpu_time?),
+            Control::MemoryHigh => format!("memory-high={}", human_bytes(self.memory_high?)),
+            Control::MemorySoft => format!("memory-reservation={}", human_bytes(self.memory_soft?)),
+            Control::OomGroup => self.oom_group.then(|| "oom-group".to_owned())?,
+            Control::IoWeight => format!("io-weight={}", self.io_weight?),
+            Control::Io => {
+                joined(self.io.iter().map(|io| format!("io={}:{} {}={}", io.device.0, io.device.1, io.what.names().0, io.most)))?
+            }
+            Control::Hugetlb => joined(self.hugetlb.iter().map(|(page, bytes)| format!("hugetlb={page}:{}", human_bytes(*bytes))))?,
+            Control::Devices => format!("devices={}", joined(self.devices.as_ref()?.iter().map(ToString::to_string)).unwrap_or_default()),
         })
     }
 
@@ -152,6 +256,12 @@ impl Limits {
         check(Control::CpuWeight, self.cpu_weight.is_none_or(|w| (1..=10_000).contains(&w)), "from 1 to 10000".into());
         // The kernel's PID_MAX_LIMIT; above it `pids.max` answers EINVAL.
         check(Control::Pids, self.pids.is_none_or(|p| (1..=4_194_304).contains(&p)), "from 1 to 4194304".into());
+        check(Control::MemoryHigh, self.memory_high.is_none_or(|m| (MEMORY_MIN..=i64::MAX as u64).contains(&m)), "at least 512k".into());
+        check(Control::MemorySoft, self.memory_soft.is_none_or(|m| m <= i64::MAX as u64), "0 or more".into());
+        check(Control::IoWeight, self.io_weight.is_none_or(|w| (1..=10_000).contains(&w)), "from 1 to 10000".into());
+        check(Control::Io, self.io.iter().all(|io| io.most > 0), "1 or more a second".into());
+        let page = |page: &str| !page.is_empty() && page.bytes().all(|b| b.is_ascii_alphanumeric());
+        check(Control::Hugetlb, self.hugetlb.iter().all(|(size, _)| page(size)), "a size of page as 2MB, and bytes".into());
         check(Control::CpuTime, self.cpu_time.is_none_or(|time| !time.is_zero()), "more than 0".into());
         let within = |list: &Option<String>, all: &std::collections::BTreeSet<u32>| {
             list.as_deref().is_none_or(|l| parse::list(l).is_some_and(|l| l.is_subset(all)))
@@ -220,22 +330,61 @@ pub enum Control {
     Cpuset,
     /// `cpu-time`: processor time in all.
     CpuTime,
+    /// `memory-high`: bytes above which it is pressed.
+    MemoryHigh,
+    /// `memory-reservation`: bytes that are left to it.
+    MemorySoft,
+    /// `oom-group`: a shortage of memory ends everything.
+    OomGroup,
+    /// `io-weight`: the share of block devices.
+    IoWeight,
+    /// `io`: traffic with block devices.
+    Io,
+    /// `hugetlb`: huge pages.
+    Hugetlb,
+    /// `devices`: which devices may be opened.
+    Devices,
 }
 
 impl Control {
-    /// Memory before swap: on v1 the sum may not be set below the memory limit.
-    pub(crate) const ALL: [Control; 7] =
-        [Control::Memory, Control::Swap, Control::Cpu, Control::CpuWeight, Control::Pids, Control::Cpuset, Control::CpuTime];
+    /// All. Memory before swap: on v1 the sum may not be set below the memory limit.
+    pub const ALL: [Control; 14] = [
+        Control::Memory,
+        Control::Swap,
+        Control::Cpu,
+        Control::CpuWeight,
+        Control::Pids,
+        Control::Cpuset,
+        Control::CpuTime,
+        Control::MemoryHigh,
+        Control::MemorySoft,
+        Control::OomGroup,
+        Control::IoWeight,
+        Control::Io,
+        Control::Hugetlb,
+        Control::Devices,
+    ];
 
     /// The kernel's controller that enforces it.
     pub(crate) fn controller(self) -> &'static str {
         match self {
-            Control::Memory | Control::Swap => "memory",
+            Control::Memory | Control::Swap | Control::MemoryHigh | Control::MemorySoft | Control::OomGroup => "memory",
             Control::Cpu | Control::CpuWeight => "cpu",
             Control::Pids => "pids",
             Control::Cpuset => "cpuset",
             // v1's; cgroup2 counts it everywhere.
             Control::CpuTime => "cpuacct",
+            Control::IoWeight | Control::Io => "io",
+            Control::Hugetlb => "hugetlb",
+            Control::Devices => "devices",
+        }
+    }
+
+    /// The same by the name that v1 has for it.
+    pub(crate) fn v1_controller(self) -> &'static str {
+        match self.controller() {
+            "io" => "blkio",
+            other => other,
         }
     }
 }
@@ -250,6 +399,13 @@ impl fmt::Display for Control {
             Control::Pids => "pids",
             Control::Cpuset => "cpuset",
             Control::CpuTime => "cpu-time",
+            Control::MemoryHigh => "memory-high",
+            Control::MemorySoft => "memory-reservation",
+            Control::OomGroup => "oom-group",
+            Control::IoWeight => "io-weight",
+            Control::Io => "io",
+            Control::Hugetlb => "hugetlb",
+            Control::Devices => "devices",
         })
     }
 }
@@ -327,6 +483,17 @@ impl fmt::Display for ParseMemoryError {
 }
 
 impl std::error::Error for ParseMemoryError {}
+
+/// Several words as one text; none for none.
+fn joined(words: impl Iterator<Item = String>) -> Option<String> {
+    let words: Vec<String> = words.collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+/// v1's weight for an `io.weight`: 100 is bfq's default of both, whose highest is 1000.
+pub(crate) fn blkio_weight(weight: u32) -> u32 {
+    weight.clamp(1, 1000)
+}
 
 /// Bytes with the largest unit that divides them: 67108864 is `64m`.
 fn human_bytes(bytes: u64) -> String {

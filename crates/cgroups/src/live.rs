@@ -159,7 +159,8 @@ impl Live {
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
         let mut refused = limits.out_of_range(&Online::read_for(limits));
         for control in limits.controls() {
-            let known = self.limits.iter().any(|(known, _)| *known == control) && !matches!(control, Control::CpuTime | Control::Cpuset);
+            let known = self.limits.iter().any(|(known, _)| *known == control)
+                && !matches!(control, Control::CpuTime | Control::Cpuset | Control::Devices);
             if !known && refused.iter().all(|refusal| refusal.control != control) {
                 let asked = limits.asked(control).unwrap_or_default();
                 refused.push(Refusal { control, asked, reason: Reason::NotStartedWith });
@@ -185,9 +186,9 @@ impl Live {
 
     /// Of two limits of which one bounds the other, which has to be written first depends on where they go.
     fn write_all(&self, directory: &Path, writes: &[Write]) -> Result<(), Error> {
-        let one = |one: &Write| match write(&directory.join(one.file), &one.value) {
+        let one = |one: &Write| match write(&directory.join(&*one.file), &one.value) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && one.if_missing == IfMissing::Skip => Ok(()),
-            Err(source) => Err(Error::Io { action: "write", path: directory.join(one.file), source }),
+            Err(source) => Err(Error::Io { action: "write", path: directory.join(&*one.file), source }),
             Ok(()) => Ok(()),
         };
         match writes.iter().try_for_each(one) {

@@ -3,11 +3,13 @@
 //! Building a plan touches nothing. Whoever performs it (a supervisor process, or [`Cgroup`](crate::Cgroup)) needs no
 //! knowledge of control groups: make directories, write short strings, later read files and remove directories.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::delegation::{Placement, V1, V2};
+use crate::devices::device_program;
 use crate::error::{Error, Refusal};
 use crate::limits::{self, Control, Limits};
 use crate::usage::Stat;
@@ -118,6 +120,9 @@ pub struct Plan {
     /// A file that tells the processor time of all processes so far, where [`Limits::cpu_time`] was asked for: cgroup2's `cpu.stat`, whose
     /// first line is `usage_usec` and microseconds, or v1's `cpuacct.usage`, which is nanoseconds.
     pub cpu_usage: Option<PathBuf>,
+    /// A cgroup2 directory that the steps make, and an eBPF program of type `BPF_PROG_TYPE_CGROUP_DEVICE` to attach to it after them, before
+    /// the process starts: where [`Limits::devices`] was asked for and there is no v1 controller for it.
+    pub device_filter: Option<(PathBuf, Vec<u8>)>,
     /// The limits that hold once the steps are done.
     pub enforced: Vec<Enforced>,
     /// The limits that don't hold, because [`Placement::best_effort`] waived them.
@@ -140,6 +145,7 @@ impl Plan {
             remove: Vec::new(),
             read_at_end: Vec::new(),
             cpu_usage: None,
+            device_filter: None,
             enforced: Vec::new(),
             waived: placement.waived.clone(),
             tree: None,
@@ -190,6 +196,7 @@ impl Plan {
             remove: Vec::new(),
             read_at_end: Vec::new(),
             cpu_usage: None,
+            device_filter: None,
             enforced: self.enforced.clone(),
             waived: self.waived.clone(),
             tree: None,
@@ -216,7 +223,14 @@ impl Plan {
         for &control in &v2.controls {
             self.limit(&top, control, limits, writes_v2(limits, control), "cgroup v2", true);
         }
-        let handed_down: BTreeSet<String> = v2.controls.iter().map(|control| control.controller().to_owned()).collect();
+        if let (true, Some(rules)) = (v2.controls.contains(&Control::Devices), &limits.devices) {
+            let asked = limits.asked(Control::Devices).unwrap_or_default();
+            let mechanism = "cgroup v2 BPF_CGROUP_DEVICE".to_owned();
+            self.enforced.push(Enforced { control: Control::Devices, asked, mechanism, path: top.clone() });
+            self.device_filter = Some((top.clone(), device_program(rules)));
+        }
+        let by_files = v2.controls.iter().filter(|control| **control != Control::Devices);
+        let handed_down: BTreeSet<String> = by_files.map(|control| control.controller().to_owned()).collect();
         if !handed_down.is_empty() {
             self.enable(&top, &handed_down);
         }
@@ -293,13 +307,16 @@ impl Plan {
 
     fn limit(&mut self, dir: &Path, control: Control, limits: &Limits, writes: Vec<Write>, version: &str, report: bool) {
         for (n, Write { file, value, if_missing }) in writes.into_iter().enumerate() {
-            let path = dir.join(file);
+            let path = dir.join(&*file);
             if report && n == 0 {
+                // What v1's lists come to is read from a third file.
+                let (file, path) =
+                    if control == Control::Devices { (Cow::from("devices.list"), dir.join("devices.list")) } else { (file, path.clone()) };
                 self.enforced.push(Enforced {
                     control,
                     asked: limits.asked(control).unwrap_or_default(),
                     mechanism: format!("{version} {file}"),
-                    path: path.clone(),
+                    path,
                 });
             }
             self.steps.push(Step::Write { path, value, what: Purpose::Limit(control), if_missing });
@@ -330,13 +347,13 @@ fn stats(dir: &Path, controllers: &BTreeSet<String>) -> Vec<(Stat, PathBuf)> {
 
 /// One write of a limit; the first of a control is the one that is reported.
 pub(crate) struct Write {
-    pub(crate) file: &'static str,
+    pub(crate) file: Cow<'static, str>,
     pub(crate) value: String,
     pub(crate) if_missing: IfMissing,
 }
 
-fn must(file: &'static str, value: impl ToString) -> Write {
-    Write { file, value: value.to_string(), if_missing: IfMissing::Fail }
+fn must(file: impl Into<Cow<'static, str>>, value: impl ToString) -> Write {
+    Write { file: file.into(), value: value.to_string(), if_missing: IfMissing::Fail }
 }
 
 pub(crate) fn writes_v2(limits: &Limits, control: Control) -> Vec<Write> {
@@ -359,7 +376,17 @@ pub(crate) fn writes_v2(limits: &Limits, control: Control) -> Vec<Write> {
             writes.extend(limits.cpuset_cpus.as_ref().map(|cpus| must("cpuset.cpus", cpus)));
             writes.extend(limits.cpuset_mems.as_ref().map(|mems| must("cpuset.mems", mems)));
         }
-        Control::CpuTime => {}
+        Control::MemoryHigh => writes.extend(limits.memory_high.map(|bytes| must("memory.high", bytes))),
+        Control::MemorySoft => writes.extend(limits.memory_soft.map(|bytes| must("memory.low", bytes))),
+        Control::OomGroup => writes.push(must("memory.oom.group", u8::from(limits.oom_group))),
+        Control::IoWeight => writes.extend(limits.io_weight.map(|weight| must("io.weight", format!("default {weight}")))),
+        Control::Io => writes.extend(limits.io.iter().map(|io| {
+            let (major, minor) = io.device;
+            must("io.max", format!("{major}:{minor} {}={}", io.what.names().0, io.most))
+        })),
+        Control::Hugetlb => writes.extend(limits.hugetlb.iter().map(|(page, bytes)| must(format!("hugetlb.{page}.max"), bytes))),
+        // A program decides, and not a file.
+        Control::CpuTime | Control::Devices => {}
     }
     writes
 }
@@ -390,7 +417,22 @@ pub(crate) fn writes_v1(limits: &Limits, control: Control, cpuset: &(String, Str
             writes.push(must("cpuset.cpus", limits.cpuset_cpus.as_ref().unwrap_or(&cpuset.0)));
             writes.push(must("cpuset.mems", limits.cpuset_mems.as_ref().unwrap_or(&cpuset.1)));
         }
-        Control::CpuTime => {}
+        Control::MemorySoft => writes.extend(limits.memory_soft.map(|bytes| must("memory.soft_limit_in_bytes", bytes))),
+        Control::IoWeight => writes.extend(limits.io_weight.map(|weight| must("blkio.bfq.weight", limits::blkio_weight(weight)))),
+        Control::Io => writes.extend(limits.io.iter().map(|io| {
+            let (major, minor) = io.device;
+            must(io.what.names().1, format!("{major}:{minor} {}", io.most))
+        })),
+        Control::Hugetlb => {
+            writes.extend(limits.hugetlb.iter().map(|(page, bytes)| must(format!("hugetlb.{page}.limit_in_bytes"), bytes)));
+        }
+        Control::Devices => {
+            // The list that is reported is written behind the word that empties it.
+            writes.push(must("devices.deny", "a"));
+            writes.extend(limits.devices.iter().flatten().map(|rule| must("devices.allow", rule)));
+        }
+        // cgroup2's alone; a placement refuses them.
+        Control::CpuTime | Control::MemoryHigh | Control::OomGroup => {}
     }
     writes
 }

@@ -376,6 +376,9 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, help_heading = "Limits (an error where they can't be enforced)")]
     pub(crate) pids_limit: Option<i64>,
 
+    #[command(flatten)]
+    pub(crate) security: crate::security::Security,
+
     /// A resource limit of each process: nofile=1024:2048, core=0, stack=-1; see getrlimit(2)
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits (an error where they can't be enforced)")]
     pub(crate) ulimit: Vec<String>,
@@ -487,6 +490,8 @@ pub(crate) enum BestEffort {
     Cpus,
     Pids,
     CpuTime,
+    Devices,
+    Io,
 }
 
 /// Fetch an image from its registry, also where an older one of that name is here

@@ -95,6 +95,8 @@ fn best_effort(control: Control) -> Option<&'static str> {
         Control::Cpu => Some("cpus"),
         Control::Pids => Some("pids"),
         Control::CpuTime => Some("cpu-time"),
+        Control::Devices => Some("devices"),
+        Control::Io => Some("io"),
         _ => None,
     }
 }

@@ -12,6 +12,10 @@ use std::pin::pin;
 use tokio::signal::unix::{self, SignalKind};
 
 pub(crate) fn run(root: Option<PathBuf>, arguments: Run) -> Result<u8, Failure> {
+    if arguments.security.preset.as_deref() == Some("help") {
+        println!("{}", crate::security::presets());
+        return Ok(0);
+    }
     let mut builder = run::describe(&arguments, |key| std::env::var_os(key))?;
     builder = builder.engine(&crate::engine(root)?);
     // A root that is a directory is never pulled.

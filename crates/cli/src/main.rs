@@ -26,6 +26,7 @@ mod progress;
 mod ps;
 mod question;
 mod run;
+mod security;
 mod snapshot;
 mod table;
 mod template;

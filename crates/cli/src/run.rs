@@ -55,6 +55,7 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
     }
 
     builder = crate::health::describe(builder, arguments, &mut faults);
+    builder = crate::security::describe(builder, &arguments.security, arguments.memory.as_deref(), &mut faults);
 
     let volumes = arguments.volume.iter().map(|word| mounts::volume(word));
     let mounts = arguments.mount.iter().map(|word| mounts::mount(word));
@@ -121,6 +122,8 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
             BestEffort::Cpus => Control::Cpu,
             BestEffort::Pids => Control::Pids,
             BestEffort::CpuTime => Control::CpuTime,
+            BestEffort::Devices => Control::Devices,
+            BestEffort::Io => Control::Io,
         });
     }
 
@@ -267,6 +270,20 @@ mod tests {
             &["servers: [\"1.2.3.4\"], search: [\"x.org\"], options: [\"ndots:1\"]"],
         );
         has(&["-l", "a=1", "--label", "b", "i"], &["labels: {\"a\": \"1\", \"b\": \"\"}"]);
+        has(&["--preset", "untrusted", "i"], &["preset: Some(Untrusted)"]);
+        has(&["--security-opt", "no-new-privileges", "--privileged", "i"], &["no_new_privileges: true", "privileged: true"]);
+        has(&["--security-opt=seccomp=unconfined", "i"], &["seccomp: Seccomp(Unconfined)"]);
+        has(&["--security-opt=seccomp:unconfined", "--security-opt=apparmor=x", "i"], &["Seccomp(Unconfined)", "apparmor: Some(\"x\")"]);
+        has(&["--security-opt=mask=/a:/b", "--security-opt=unmask=ALL", "i"], &["[(true, \"/a\"), (true, \"/b\"), (false, \"ALL\")]"]);
+        has(&["--device", "/dev/fuse:/dev/x:r", "i"], &["path: \"/dev/fuse\", target: Some(\"/dev/x\"), access: \"r\""]);
+        has(&["--device-cgroup-rule", "c 1:2 r", "--sysctl=net.a=1", "i"], &["[\"c 1:2 r\"]", "[(\"net.a\", \"1\")]"]);
+        has(&["--pid=host", "--ipc=container:x", "--uts=host", "i"], &["pid: Host", "ipc: Container(\"x\")", "uts: Host"]);
+        has(&["--shm-size=1m", "-c", "512", "--cpuset-cpus=0", "i"], &["Text(\"1m\")", "cpu_weight: Some(50)", "cpuset_cpus: Some(\"0\")"]);
+        has(
+            &["-m", "64m", "--memory-swap=96m", "--memory-reservation=32m", "i"],
+            &["swap: Some(MemorySize(Bytes(33554432)))", "Text(\"32m\")"],
+        );
+        has(&["--device-write-bps=/dev/sda:1m", "--hugetlb-limit=2MB:4m", "i"], &["(\"/dev/sda\", WriteBytes,", "(\"2MB\","]);
     }
 
     #[test]

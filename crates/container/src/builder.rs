@@ -14,6 +14,8 @@ use crate::mount::Mount;
 use crate::names::Dns;
 use crate::network::Network;
 use crate::publish::Publish;
+use crate::resources::Resources;
+use crate::security::Security;
 use crate::shared::{self, Scope, Shared};
 use crate::stdio::Stdio;
 use crate::wait::{self, Wait};
@@ -105,6 +107,8 @@ pub struct Described {
     pub(crate) startup_timeout: Duration,
     pub(crate) health: Health,
     pub(crate) keep_on_failure: Option<bool>,
+    pub(crate) security: Security,
+    pub(crate) resources: Resources,
 }
 
 impl Container {
@@ -172,6 +176,8 @@ impl<Face> ContainerBuilder<Face> {
             startup_timeout: wait::STARTUP_TIMEOUT,
             health: Health::OfImage,
             keep_on_failure: None,
+            security: Security::default(),
+            resources: Resources::default(),
         };
         Self { described, face: PhantomData }
     }
@@ -584,6 +590,8 @@ impl<Face> fmt::Debug for ContainerBuilder<Face> {
             .field("files", &self.files)
             .field("wait", &self.wait)
             .field("health", &self.health)
+            .field("security", &self.security)
+            .field("resources", &self.resources)
             .finish_non_exhaustive()
     }
 }

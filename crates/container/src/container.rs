@@ -13,6 +13,7 @@ use crate::kept;
 use crate::last_words::{self, LastWords};
 use crate::logs::Logs;
 use crate::lower::{self, Life, Lowered, Readiness};
+use crate::preset;
 use crate::publish::PublishedPort;
 use crate::state::{self, Found};
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
@@ -469,6 +470,7 @@ pub(crate) const LOGGED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio
 
 /// A container as a plan.
 async fn plan(builder: &ContainerBuilder, defaults: &Defaults) -> Result<(Engine, Lowered), Error> {
+    let builder = &preset::settled(builder.clone())?;
     // All that is wrong is known before the first effect, a directory for the engine among them.
     let checked = lower::check(builder)?;
     let engine = match &builder.engine {

@@ -11,6 +11,7 @@ use crate::error::{Error, Problem};
 use crate::image;
 use crate::lower::{self, Life, Lowered};
 use crate::mount::Kind;
+use crate::preset;
 use crate::publish::Publish;
 use crate::spec::Spec;
 use crate::state::{Description, Found, keep};
@@ -76,6 +77,7 @@ fn check(builder: &ContainerBuilder) -> Result<(), Error> {
 
 /// Makes one, without starting it.
 pub(crate) async fn create(mut builder: ContainerBuilder) -> Result<Container, Error> {
+    builder = preset::settled(builder)?;
     lower::check(&builder)?;
     check(&builder)?;
     let engine = match &builder.engine {

@@ -1,12 +1,13 @@
 //! Sizes as people write them.
 
 use coracle_cgroups::parse_memory;
+use serde::{Deserialize, Serialize};
 
 /// An amount of memory: bytes, or a text as docker-run(1) takes it (`64m`, `1.5g`), which is read when the container starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemorySize(Given);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Given {
     Bytes(u64),
     Text(String),

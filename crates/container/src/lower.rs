@@ -13,6 +13,7 @@ use crate::network::{Kind, Wanted};
 use crate::networks::{self, Who};
 use crate::publish::{Publish, PublishedPort};
 use crate::rootfs::{self, Lower};
+use crate::security;
 use crate::snapshot;
 use crate::spec::Resolved;
 use crate::state::Description;
@@ -20,7 +21,6 @@ use crate::stdio::Stdio;
 use crate::wait::Wait;
 use coracle_cgroups::{Control, Enforced, IfMissing, Limits, Live, Refusal, Step, Version};
 use coracle_image::{Healthcheck, ImageConfig, Lease};
-use coracle_spawn::seccomp::Filter;
 use coracle_spawn::{Capability, CapabilitySet, CgroupPlacement, ENDED, Effect, HealthTest, Init, Mount, Namespaces, Signal, Spawn, Undo};
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// What was read out of a description's words.
 pub(crate) struct Checked {
     limits: Limits,
-    capabilities: CapabilitySet,
+    security: security::Checked,
     pub(crate) mounts: Vec<mount::Checked>,
     networks: Vec<Wanted>,
     /// Bytes of a log, where one is kept.
@@ -194,8 +194,10 @@ pub(crate) fn check(builder: &ContainerBuilder) -> Result<Checked, Error> {
     let mounts = builder.mounts.iter().filter_map(|mount| mount.check(&mut problems)).collect();
     problems.extend(builder.publish.iter().filter_map(Publish::problem));
     problems.extend(names::check(builder));
+    let security = builder.security.check(builder, capabilities, &mut problems);
+    let limits = security.limit(builder.resources.limit(limits, &mut problems));
     if problems.is_empty() {
-        Ok(Checked { limits, capabilities, mounts, networks, log_size, output_limit })
+        Ok(Checked { limits, security, mounts, networks, log_size, output_limit })
     } else {
         Err(Error::Description { problems })
     }
@@ -273,7 +275,11 @@ impl Ground {
 }
 
 fn hostname(builder: &ContainerBuilder, id: &str) -> String {
-    builder.hostname.clone().unwrap_or_else(|| id[..12].to_owned())
+    let own = || match builder.security.shares_host_name() {
+        true => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        false => id[..12].to_owned(),
+    };
+    builder.hostname.clone().unwrap_or_else(own)
 }
 
 fn workdir(builder: &ContainerBuilder, config: Option<&ImageConfig>) -> Option<PathBuf> {
@@ -329,6 +335,11 @@ pub(crate) async fn lower(
     let placement = if defaults.can_be_paused { placement.freezer() } else { placement };
     let cgroups = placement.plan(&id).map_err(cgroups_error)?;
     let live = cgroups.live();
+    if builder.security.shares_processes() && cgroups.into.is_none() {
+        let what = "a container without process ids of its own is ended by its control group, and it has none here".into();
+        let remedy = Some("run as root, or in a cgroup v2 that is delegated to you".into());
+        return Err(Error::Description { problems: vec![Problem { what, remedy }] });
+    }
 
     let Ground { lower, config, lease, name, base } = ground(engine, builder).await?;
     let words = command(builder, config.as_ref())?;
@@ -394,11 +405,12 @@ pub(crate) async fn lower(
         true => Effect::ResumeRunDirectory { path: run.clone(), description },
     });
     spawn = spawn.listen(control_socket(&run));
-    spawn = spawn.namespaces(if host_network { Namespaces::all() - Namespaces::NETWORK } else { Namespaces::all() });
+    let all = if host_network { Namespaces::all() - Namespaces::NETWORK } else { Namespaces::all() };
+    spawn = builder.security.join(engine, spawn.namespaces(builder.security.namespaces(all)))?;
     spawn = beside.begin(spawn);
     spawn = rootfs::add(spawn, lower, &run, engine.0.id_map.is_some(), kept)?;
 
-    spawn = spawn.mounts(Mount::standard());
+    spawn = spawn.mounts(checked.security.standard());
     spawn = spawn.mounts(names::files(builder, &hostname, &attached));
     if !host_network && !shared {
         if names::has_ipv6() {
@@ -413,8 +425,11 @@ pub(crate) async fn lower(
             ]);
         }
     }
-    spawn = beside.mount(spawn);
-    spawn = spawn.hostname(&hostname).read_only_root(builder.read_only_rootfs);
+    spawn = spawn.mounts(checked.security.mounts());
+    spawn = beside.mount(spawn).read_only_root(builder.read_only_rootfs);
+    if !builder.security.shares_host_name() {
+        spawn = spawn.hostname(&hostname);
+    }
 
     if let Some(test) = test {
         spawn = spawn.health(test);
@@ -426,7 +441,7 @@ pub(crate) async fn lower(
     }
     let user = user(builder, config.as_ref()).unwrap_or_else(|| "0".into());
     spawn = spawn.user(user).current_dir_made(workdir(builder, config.as_ref()).unwrap_or_else(|| "/".into()));
-    spawn = spawn.capabilities(checked.capabilities).seccomp(Filter::docker_default(checked.capabilities.bits()));
+    spawn = checked.security.restrict(&builder.security, spawn);
     for limit in &builder.rlimits {
         spawn = spawn.rlimit(*limit);
     }
@@ -606,6 +621,9 @@ fn add_cgroups(mut spawn: Spawn, engine: &Engine, plan: coracle_cgroups::Plan) -
     for mount in cgroup_mounts(engine, &plan) {
         spawn = spawn.mount(mount);
     }
+    if let Some((cgroup, program)) = plan.device_filter {
+        spawn = spawn.effect(Effect::DeviceFilter { cgroup, program });
+    }
     spawn.cgroup(CgroupPlacement {
         into: plan.into,
         join: plan.join,
@@ -624,7 +642,7 @@ fn cgroup_mounts(engine: &Engine, plan: &coracle_cgroups::Plan) -> Vec<Mount> {
         .enforced
         .iter()
         .filter_map(|enforced| match enforced.control {
-            Control::Memory | Control::Swap => Some("memory"),
+            Control::Memory | Control::Swap | Control::MemorySoft => Some("memory"),
             Control::Cpu | Control::CpuWeight => Some("cpu"),
             Control::Pids => Some("pids"),
             Control::Cpuset => Some("cpuset"),

@@ -4,6 +4,7 @@ use crate::container::Container;
 use crate::error::Error;
 use crate::kept;
 use crate::limits::MemorySize;
+use crate::resources::Resources;
 use coracle_cgroups::Limits;
 
 /// Limits that are set anew while a container runs: those that are said.
@@ -13,6 +14,7 @@ pub struct Update {
     memory: Option<MemorySize>,
     cpus: Option<f64>,
     pids: Option<u64>,
+    pub(crate) resources: Resources,
 }
 
 impl Update {
@@ -73,7 +75,11 @@ impl Container {
     /// [`Error::Limits`] for what is out of range, or can't be added to what runs; [`Error::Cgroups`] where the kernel refuses a value, as
     /// one below what is held; [`Error::NotRunning`] of one that doesn't stay. Nothing was kept then.
     pub async fn update(&self, update: &Update) -> Result<(), Error> {
-        let mut limits = Limits::new();
+        let mut problems = Vec::new();
+        let mut limits = update.resources.limit(Limits::new(), &mut problems);
+        if !problems.is_empty() {
+            return Err(Error::Description { problems });
+        }
         let memory = match &update.memory {
             Some(memory) => Some(memory.bytes().map_err(|error| {
                 let problem = crate::Problem { what: format!("memory: {error}"), remedy: error.remedy() };
@@ -104,6 +110,7 @@ impl Container {
                     spec.memory = memory.or(spec.memory);
                     spec.cpus = update.cpus.or(spec.cpus);
                     spec.pids = update.pids.or(spec.pids);
+                    spec.resources.update(&update.resources);
                 }
             })?;
         }

@@ -7,6 +7,8 @@ use crate::error::Problem;
 use crate::limits::MemorySize;
 use crate::mount::{Kind as MountKind, Mount, Owner};
 use crate::network::{Kind as NetworkKind, Network};
+use crate::resources::Resources;
+use crate::security::Security;
 use crate::volume::{Lasts, Volume, Wish};
 use coracle_cgroups::Control;
 use coracle_spawn::{HealthTest, Rlimit};
@@ -61,6 +63,10 @@ pub(crate) struct Spec {
     dns: [Vec<String>; 3],
     #[serde(default)]
     health: Option<KeptHealth>,
+    #[serde(default)]
+    security: Security,
+    #[serde(default)]
+    pub(crate) resources: Resources,
     /// Of output and error: whether they go to the log.
     streams: [bool; 2],
 }
@@ -280,6 +286,8 @@ impl Spec {
             publish: builder.publish.iter().map(crate::publish::Publish::kept).collect(),
             hosts: builder.hosts.clone(),
             health: resolved.health.as_ref().map(KeptHealth::new).transpose()?,
+            security: builder.security.clone(),
+            resources: builder.resources.clone(),
             dns: [builder.dns.servers.clone(), builder.dns.search.clone(), builder.dns.options.clone()],
             streams: [logged(&builder.command.stdout), logged(&builder.command.stderr)],
         })
@@ -339,13 +347,13 @@ impl Spec {
             Some(test) => Health::Test(test.test()),
             None => Health::None,
         };
+        builder.security = self.security.clone();
+        builder.resources = self.resources.clone();
         builder.hosts = self.hosts.clone();
         let [servers, search, options] = self.dns.clone();
         builder.dns = crate::names::Dns { servers, search, options };
-        const CONTROLS: [Control; 7] =
-            [Control::Memory, Control::Swap, Control::Cpu, Control::CpuWeight, Control::Pids, Control::Cpuset, Control::CpuTime];
         for word in &self.best_effort {
-            builder.best_effort.push(*CONTROLS.iter().find(|c| c.to_string() == *word).ok_or_else(|| unknown("the limit", word))?);
+            builder.best_effort.push(*Control::ALL.iter().find(|c| c.to_string() == *word).ok_or_else(|| unknown("the limit", word))?);
         }
         builder.labels = self.labels.clone();
         let stream = |logged| if logged { crate::stdio::Stdio::log() } else { crate::stdio::Stdio::null() };

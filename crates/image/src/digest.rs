@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_safe_in_a_path_is_a_digest() {
+    fn cve_2024_3727_only_what_is_safe_in_a_path_is_a_digest() {
         let upper = EMPTY.to_uppercase();
         let bad = [
             "",

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_two_ways_or_is_damaged_is_refused() {
+    fn cve_2021_41190_cve_2021_21285_what_could_be_read_two_ways_or_is_damaged_is_refused() {
         let d = format!(r#"{{"mediaType":"x","digest":"{D}","size":1}}"#);
         let m = |inside: &str| format!(r#"{{"schemaVersion":2,{inside}}}"#);
         let cases = [

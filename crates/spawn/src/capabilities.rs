@@ -115,6 +115,11 @@ impl CapabilitySet {
         self.0 >> capability.0 & 1 == 1
     }
 
+    /// Those of these bits that are capabilities.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits & Self::all().0)
+    }
+
     /// Bit n is capability n.
     pub const fn bits(self) -> u64 {
         self.0

@@ -71,6 +71,13 @@ pub enum Effect {
         /// Whether a kernel without the file is fine.
         optional: bool,
     },
+    /// Decides which devices the processes of a cgroup2 directory open, beside what is decided above it. It goes with the directory. Needs root.
+    DeviceFilter {
+        /// The directory.
+        cgroup: PathBuf,
+        /// An eBPF program of type `BPF_PROG_TYPE_CGROUP_DEVICE`.
+        program: Vec<u8>,
+    },
 }
 
 /// Something the supervisor does at the very end. Each is harmless where there is nothing to take back.

@@ -127,18 +127,20 @@ pub struct Mount(pub(crate) Kind);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     Filesystem { filesystem: String, options: Vec<OsString>, attributes: Attributes, target: PathBuf, real: bool },
-    Sysfs,
+    Sysfs { writable: bool },
+    Borrowed { path: PathBuf, target: PathBuf },
     Devpts,
     Bind { source: PathBuf, target: PathBuf, attributes: Attributes, recursive: bool, owner: Option<(u32, u32)> },
     Overlay { overlay: Overlay, target: PathBuf, attributes: Attributes },
-    DeviceDirectory,
-    Device { path: PathBuf, major: u32, minor: u32 },
+    DeviceDirectory { nodes: bool },
+    MessageQueues,
+    Device { path: PathBuf, target: PathBuf, major: u32, minor: u32, block: bool },
     Symlink { contents: PathBuf, target: PathBuf },
     Directory { target: PathBuf, mode: u32 },
     File { target: PathBuf, contents: Vec<u8>, mode: u32 },
     Mask { target: PathBuf },
     ReadOnlyPath { target: PathBuf },
-    Sysctl { key: String, value: String },
+    Sysctl { key: String, value: String, required: bool },
     Cgroup { filesystem: &'static str, controller: Option<String>, target: PathBuf },
 }
 
@@ -236,7 +238,12 @@ impl Mount {
 
     /// A setting of the process's namespaces: `net.ipv4.ip_unprivileged_port_start`. What this kernel doesn't have is passed over.
     pub fn sysctl(key: impl Into<String>, value: impl Into<String>) -> Self {
-        Self(Kind::Sysctl { key: key.into(), value: value.into() })
+        Self(Kind::Sysctl { key: key.into(), value: value.into(), required: false })
+    }
+
+    /// The same; that a kernel doesn't have it is an error.
+    pub fn sysctl_required(key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self(Kind::Sysctl { key: key.into(), value: value.into(), required: true })
     }
 
     /// The cgroup2 file system, read-only, with the process's own cgroup as its root. Mounted after the cgroups are joined.
@@ -249,34 +256,144 @@ impl Mount {
         Self(Kind::Cgroup { filesystem: "cgroup", controller: Some(controller.into()), target: target.into() })
     }
 
+    /// A device of this host: the node at `path`, if it is the one with these numbers when the process starts. `block`: a block device.
+    pub fn device(path: impl Into<PathBuf>, target: impl Into<PathBuf>, major: u32, minor: u32, block: bool) -> Self {
+        Self(Kind::Device { path: path.into(), target: target.into(), major, minor, block })
+    }
+
+    /// What another mount namespace has at `path`, without set-id programs, devices and programs. With that namespace joined by
+    /// [`Spawn::join_namespace`](crate::Spawn::join_namespace).
+    pub fn borrowed(path: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        Self(Kind::Borrowed { path: path.into(), target: target.into() })
+    }
+
     /// What programs expect and the OCI runtime specification lists: /dev with the default devices, a terminal multiplexer, shared
     /// memory (64 MiB) and message queues, /proc, a read-only /sys, and the paths that containers don't see or don't write.
     pub fn standard() -> Vec<Self> {
-        let mut mounts = vec![
-            Self(Kind::DeviceDirectory),
-            Self::directory("/dev/pts", 0o755),
-            Self::directory("/dev/shm", 0o1777),
-            Self::directory("/dev/mqueue", 0o755),
-            Self(Kind::Devpts),
-            Self(Kind::Filesystem {
-                filesystem: "tmpfs".into(),
-                options: vec!["mode=1777".into(), "size=65536k".into()],
-                attributes: QUIET,
-                target: "/dev/shm".into(),
-                real: true,
-            }),
-            Self(Kind::Filesystem {
-                filesystem: "mqueue".into(),
-                options: Vec::new(),
-                attributes: QUIET,
-                target: "/dev/mqueue".into(),
-                real: true,
-            }),
-        ];
-        for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
-            mounts.push(Self(Kind::Device { path: Path::new("/dev").join(name), major: 1, minor }));
+        Standard::new().mounts()
+    }
+}
+
+/// [`Mount::standard`] with other words.
+///
+/// ```
+/// use coracle_spawn::Standard;
+/// let mounts = Standard::new().shared_memory(1 << 20).masked(["/proc/kcore"]).mounts();
+/// # assert!(!mounts.is_empty());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Standard {
+    shared_memory: SharedMemory,
+    device_nodes: bool,
+    writable_sys: bool,
+    masked: Vec<PathBuf>,
+    read_only: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SharedMemory {
+    Own(u64),
+    Host,
+    Borrowed,
+}
+
+impl Default for Standard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Standard {
+    /// What the OCI runtime specification and Docker have.
+    pub fn new() -> Self {
+        Self {
+            shared_memory: SharedMemory::Own(64 << 20),
+            device_nodes: false,
+            writable_sys: false,
+            masked: MASKED.map(PathBuf::from).into(),
+            read_only: READ_ONLY.map(PathBuf::from).into(),
         }
-        mounts.push(Self(Kind::Device { path: "/dev/tty".into(), major: 5, minor: 0 }));
+    }
+
+    /// The paths that are masked if nothing is said.
+    pub fn default_masked() -> &'static [&'static str] {
+        &MASKED
+    }
+
+    /// The paths that are read-only if nothing is said.
+    pub fn default_read_only() -> &'static [&'static str] {
+        &READ_ONLY
+    }
+
+    /// The size of /dev/shm in bytes.
+    pub fn shared_memory(mut self, bytes: u64) -> Self {
+        self.shared_memory = SharedMemory::Own(bytes);
+        self
+    }
+
+    /// /dev/shm is this host's, for who is in its IPC namespace.
+    pub fn shared_memory_of_host(mut self) -> Self {
+        self.shared_memory = SharedMemory::Host;
+        self
+    }
+
+    /// /dev/shm is that of the mount namespace that is joined by [`Spawn::join_namespace`](crate::Spawn::join_namespace).
+    pub fn shared_memory_borrowed(mut self) -> Self {
+        self.shared_memory = SharedMemory::Borrowed;
+        self
+    }
+
+    /// Whether a node that somebody makes in /dev opens its device. Then a device filter of the cgroup alone says which.
+    pub fn device_nodes(mut self, yes: bool) -> Self {
+        self.device_nodes = yes;
+        self
+    }
+
+    /// Whether /sys can be written, by who may.
+    pub fn writable_sys(mut self, yes: bool) -> Self {
+        self.writable_sys = yes;
+        self
+    }
+
+    /// The paths that are hidden, instead of the usual ones.
+    pub fn masked<I: IntoIterator<Item = P>, P: Into<PathBuf>>(mut self, paths: I) -> Self {
+        self.masked = paths.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The paths that are made read-only, instead of the usual ones.
+    pub fn read_only<I: IntoIterator<Item = P>, P: Into<PathBuf>>(mut self, paths: I) -> Self {
+        self.read_only = paths.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The mounts, in order.
+    pub fn mounts(&self) -> Vec<Mount> {
+        let own = |filesystem: &str, options: Vec<OsString>, target: &str| {
+            Mount(Kind::Filesystem { filesystem: filesystem.into(), options, attributes: QUIET, target: target.into(), real: true })
+        };
+        let mut mounts = vec![
+            Mount(Kind::DeviceDirectory { nodes: self.device_nodes }),
+            Mount::directory("/dev/pts", 0o755),
+            Mount::directory("/dev/shm", 0o1777),
+            Mount::directory("/dev/mqueue", 0o755),
+            Mount(Kind::Devpts),
+        ];
+        match self.shared_memory {
+            SharedMemory::Own(bytes) => mounts.push(own("tmpfs", vec!["mode=1777".into(), format!("size={bytes}").into()], "/dev/shm")),
+            SharedMemory::Host => mounts.push(Mount::bind("/dev/shm", "/dev/shm").attributes(QUIET)),
+            SharedMemory::Borrowed => mounts.push(Mount::borrowed("/dev/shm", "/dev/shm")),
+        }
+        mounts.push(Mount(Kind::MessageQueues));
+        let device = |name: &str, major, minor| {
+            let path = Path::new("/dev").join(name);
+            Mount::device(&path, &path, major, minor, false)
+        };
+        for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
+            mounts.push(device(name, 1, minor));
+        }
+        mounts.push(device("tty", 5, 0));
         for (contents, target) in [
             ("/proc/self/fd", "/dev/fd"),
             ("/proc/self/fd/0", "/dev/stdin"),
@@ -284,12 +401,12 @@ impl Mount {
             ("/proc/self/fd/2", "/dev/stderr"),
             ("pts/ptmx", "/dev/ptmx"),
         ] {
-            mounts.push(Self::symlink(contents, target));
+            mounts.push(Mount::symlink(contents, target));
         }
         // Last, because the network namespace, which they wait for, takes longest to make.
-        mounts.extend([Self::proc(), Self(Kind::Sysfs)]);
-        mounts.extend(MASKED.map(Self::mask));
-        mounts.extend(READ_ONLY.map(Self::read_only_path));
+        mounts.extend([Mount::proc(), Mount(Kind::Sysfs { writable: self.writable_sys })]);
+        mounts.extend(self.masked.iter().map(Mount::mask));
+        mounts.extend(self.read_only.iter().map(Mount::read_only_path));
         mounts
     }
 }

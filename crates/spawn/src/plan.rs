@@ -135,6 +135,9 @@ fn describe_effect(effect: &Prepare<'_>) -> String {
         Prepare::ResumeRunDirectory { path, .. } => format!("lock the run directory {}, and write its record", text(path)),
         Prepare::LimitDirectory { path, bytes } => format!("bound what {} holds to {bytes} bytes", text(path)),
         Prepare::EnsureDirectory { path, .. } => format!("make the directory {}", text(path)),
+        Prepare::DeviceFilter { path, program } => {
+            format!("let a program of {} instructions decide about devices in {}", program.len() / 8, text(path))
+        }
         Prepare::AdoptRunDirectory { path } => format!("lock the run directory {}", text(path)),
         Prepare::Never(_, never) => match never {},
     }
@@ -155,7 +158,7 @@ fn describe(step: &Step<'_>) -> String {
         Step::BindOwned { source, target, .. } => format!("bind {} to {} with its owner", text(source), text(target)),
         Step::BeginOwners {} => "make a user namespace for the owners of mounts".into(),
         Step::Cache { target, .. } => format!("mount a tmpfs on {}", text(target)),
-        Step::DeviceDirectory { target } => format!("mount a device directory on {}", text(target)),
+        Step::DeviceDirectory { target, .. } => format!("mount a device directory on {}", text(target)),
         Step::Device { source, target, .. } => {
             format!("bind the device {} to {}", text(source), text(target))
         }
@@ -172,7 +175,7 @@ fn describe(step: &Step<'_>) -> String {
         Step::PivotRoot {} => "pivot to the root".into(),
         Step::Hostname { name } => format!("set the host name {}", text(name)),
         Step::Netlink { count, .. } => format!("configure the network ({count} messages)"),
-        Step::Sysctl { path, value } => {
+        Step::Sysctl { path, value, .. } => {
             format!("set {} to {:?}", text(path), String::from_utf8_lossy(value))
         }
         Step::AwaitNetwork {} => "enter the network namespace that was made meanwhile".into(),
@@ -193,6 +196,9 @@ fn describe(step: &Step<'_>) -> String {
         Step::ChangeOwners { directory, .. } => {
             format!("give the files in {} their owners", text(directory))
         }
+        Step::Borrow { path, target, .. } => format!("bind {} of another container to {}", text(path), text(target)),
+        Step::Landlock { rules, .. } => format!("restrict itself by Landlock to {} rules", rules.len()),
+        Step::Label { attribute, value } => format!("write the label {:?} to {}", String::from_utf8_lossy(value), text(attribute)),
         Step::AwaitExecute {} => "wait until the command may be executed".into(),
         Step::ServeFiles {} => "open files for the owner".into(),
         Step::Umask { mask } => format!("set the umask {mask:03o}"),

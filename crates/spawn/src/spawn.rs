@@ -9,6 +9,8 @@ use crate::error::Error;
 use crate::exec::{Interior, Told};
 use crate::health::HealthTest;
 use crate::id_map::{IdMap, IdRange};
+use crate::label::SecurityLabel;
+use crate::landlock::Landlock;
 use crate::mounts::{Attributes, Kind as MountKind, Mount, Overlay, Root};
 use crate::namespaces::Namespaces;
 use crate::network::{Exchange, NameSlot, Relay, Release, Resolver, attendant_filter, resolver_filter, socket_address};
@@ -82,6 +84,9 @@ pub struct Spawn {
     names: Vec<NameSlot>,
     release: Vec<Release>,
     network: Option<OwnedFd>,
+    joined: Vec<(Namespaces, OwnedFd)>,
+    landlock: Option<Landlock>,
+    label: Option<SecurityLabel>,
     ended: Option<PathBuf>,
     cpu_time: Option<(Duration, PathBuf)>,
     output_limit: Option<u64>,
@@ -131,6 +136,9 @@ impl Spawn {
             names: Vec::new(),
             release: Vec::new(),
             network: None,
+            joined: Vec::new(),
+            landlock: None,
+            label: None,
             ended: None,
             cpu_time: None,
             output_limit: None,
@@ -312,6 +320,25 @@ impl Spawn {
         self
     }
 
+    /// A namespace of somebody else's to be in: its process ids, IPC objects or host name; or the mounts that a [`Mount::borrowed`] takes from. One
+    /// of each kind at most, which must not be among the [`namespaces`](Self::namespaces) of its own, and no [`id_map`](Self::id_map).
+    pub fn join_namespace(mut self, kind: Namespaces, namespace: OwnedFd) -> Self {
+        self.joined.push((kind, namespace));
+        self
+    }
+
+    /// Gives up rights over files, for the process and all that comes of it.
+    pub fn landlock(mut self, rules: Landlock) -> Self {
+        self.landlock = Some(rules);
+        self
+    }
+
+    /// The label of a security module that the command gets.
+    pub fn label(mut self, label: SecurityLabel) -> Self {
+        self.label = Some(label);
+        self
+    }
+
     /// A descriptor that the supervisor keeps open until everything is taken back: a lock, for one. With sockets of relays at most 64.
     pub fn hold(mut self, fd: OwnedFd) -> Self {
         self.held.push(fd);
@@ -407,7 +434,8 @@ impl Spawn {
         let plan = self.plan()?;
         let relays = self.relays.iter().map(|relay| relay.socket.as_fd());
         let lists = self.resolver.iter().flat_map(|resolver| resolver.lists.iter().map(AsFd::as_fd));
-        let held: Vec<_> = self.held.iter().chain(&self.network).map(AsFd::as_fd).chain(relays).chain(lists).collect();
+        let joined = self.joined.iter().map(|(_, namespace)| namespace);
+        let held: Vec<_> = self.held.iter().chain(joined).chain(&self.network).map(AsFd::as_fd).chain(relays).chain(lists).collect();
         start(plan, &self.command.stdio, &held, !self.detached)
     }
 
@@ -728,6 +756,7 @@ fn waits_for_joining(spawn: &Spawn, effect: &Effect) -> bool {
         | Effect::ResumeRunDirectory { .. }
         | Effect::LockRunDirectory { .. }
         | Effect::LimitDirectory { .. }
+        | Effect::DeviceFilter { .. }
         | Effect::EnsureDirectory { .. } => false,
         Effect::MakeDirectory { path, .. } | Effect::Write { path, .. } => {
             spawn.cgroup.join.iter().any(|directory| path.starts_with(directory))
@@ -802,6 +831,18 @@ impl Lowering {
         if spawn.hostname.as_ref().is_some_and(|name| name.len() > 64) {
             self.problems.push("a host name has at most 64 bytes".into());
         }
+        let shared = spawn.joined.iter().fold(Namespaces::none(), |all, (kind, _)| all | *kind);
+        if !spawn.joined.is_empty() && spawn.id_map.is_some() {
+            self.problems.push("a namespace of another's belongs to another's user namespace: it can't be joined with an id map".into());
+        }
+        if (shared - Namespaces::MOUNT) - spawn.namespaces != shared - Namespaces::MOUNT {
+            self.problems.push("a namespace is either its own or another's".into());
+        }
+        if let Some(landlock) = &spawn.landlock
+            && !landlock.may_execute()
+        {
+            self.problems.push("Landlock rules that let nothing be executed leave no command".into());
+        }
         if spawn.created_first && !rooted {
             self.problems.push("what is to be created first needs a root of its own".into());
         }
@@ -841,7 +882,8 @@ impl Lowering {
             }
         }
         let any = |wanted: fn(&MountKind) -> bool| spawn.mounts.iter().any(|m| wanted(&m.0));
-        if any(|m| matches!(m, MountKind::File { .. } | MountKind::Mask { .. })) && !any(|m| matches!(m, MountKind::DeviceDirectory)) {
+        if any(|m| matches!(m, MountKind::File { .. } | MountKind::Mask { .. })) && !any(|m| matches!(m, MountKind::DeviceDirectory { .. }))
+        {
             self.problems.push("Mount::file and Mount::mask need Mount::standard's /dev".into());
         }
         if any(|m| matches!(m, MountKind::Sysctl { .. })) && !any(is_proc) {
@@ -852,7 +894,7 @@ impl Lowering {
             match mount.0 {
                 MountKind::Sysctl { .. } | MountKind::Mask { .. } | MountKind::ReadOnlyPath { .. } | MountKind::Cgroup { .. } => continue,
                 // It shows the network namespace of whoever mounts it.
-                MountKind::Sysfs => self.await_network(spawn),
+                MountKind::Sysfs { .. } => self.await_network(spawn),
                 _ => {}
             }
             self.mount(spawn, mount);
@@ -916,6 +958,11 @@ impl Lowering {
                 self.steps.push(Step::ReadOnlyRoot {});
             }
         }
+        if let Some(label) = &spawn.label {
+            // The host's procfs is still there, in which nobody has put anything else.
+            let attribute = self.path(Path::new(label.attribute));
+            self.steps.push(Step::Label { attribute: &attribute, value: label.value.as_bytes() });
+        }
         if rooted {
             self.steps.push(Step::PivotRoot {});
         }
@@ -947,23 +994,21 @@ impl Lowering {
 
     fn mount(&mut self, spawn: &Spawn, mount: &Mount) {
         match &mount.0 {
+            // Only the owner of the pid namespace may mount its procfs.
+            kind if is_proc(kind) && spawn.id_map.is_some() && !spawn.namespaces.contains(Namespaces::PID) => {
+                self.host_directory(c"/proc", Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC);
+            }
             MountKind::Filesystem { filesystem, options, attributes, target, real } => {
                 let name = self.c_string(OsStr::new(filesystem));
                 let options = self.strings(options.iter().map(OsString::as_os_str));
                 self.filesystem(&name, &options, *attributes, target, *real);
             }
-            MountKind::Sysfs => {
-                let attributes = Attributes::READ_ONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+            MountKind::Sysfs { writable } => {
+                let attributes = Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+                let attributes = if *writable { attributes } else { attributes | Attributes::READ_ONLY };
                 if spawn.id_map.is_some() && !spawn.namespaces.contains(Namespaces::NETWORK) {
                     // sysfs shows a network namespace, and only its owner may mount it.
-                    self.steps.push(Step::Bind {
-                        source: c"/sys",
-                        target: c"/sys",
-                        recursive: true,
-                        attributes: attributes.bits(),
-                        create: create::DIRECTORY,
-                        real: true,
-                    });
+                    self.host_directory(c"/sys", attributes);
                 } else {
                     self.filesystem(c"sysfs", &Many::default(), attributes, Path::new("/sys"), true);
                 }
@@ -1013,14 +1058,27 @@ impl Lowering {
                     attributes: attributes.bits(),
                 });
             }
-            MountKind::DeviceDirectory => {
+            MountKind::Borrowed { path, target } => {
+                let (path, target) = (self.path(path), self.path(target));
+                let attributes = Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+                self.steps.push(Step::Borrow { path: &path, target: &target, attributes: attributes.bits() });
+            }
+            MountKind::MessageQueues => {
+                let ours = spawn.namespaces.contains(Namespaces::IPC) || spawn.id_map.is_none();
+                if ours {
+                    let quiet = Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+                    self.filesystem(c"mqueue", &Many::default(), quiet, Path::new("/dev/mqueue"), true);
+                }
+            }
+            MountKind::DeviceDirectory { nodes } => {
                 let options = self.strings(["mode=755", "size=65536k"].map(OsStr::new));
                 self.steps.push(Step::Cache { target: c"/dev", options: options.list() });
-                self.steps.push(Step::DeviceDirectory { target: c"/dev" });
+                self.steps.push(Step::DeviceDirectory { target: c"/dev", nodes: *nodes });
             }
-            MountKind::Device { path, major, minor } => {
+            MountKind::Device { path, target, major, minor, block } => {
                 let path = self.path(path);
-                self.steps.push(Step::Device { source: &path, target: &path, major: *major, minor: *minor });
+                let target = self.path(target);
+                self.steps.push(Step::Device { source: &path, target: &target, major: *major, minor: *minor, block: *block });
             }
             MountKind::Symlink { contents, target } => {
                 let (contents, target) = (self.path(contents), self.path(target));
@@ -1042,16 +1100,22 @@ impl Lowering {
                 let target = self.path(target);
                 self.steps.push(Step::ReadOnly { target: &target });
             }
-            MountKind::Sysctl { key, value } => {
+            MountKind::Sysctl { key, value, required } => {
                 if key.is_empty() || key.starts_with(['.', '/']) || key.contains("..") || value.contains(['\n', '\0']) {
                     self.problems.push(format!("{key:?}={value:?} is no setting of sysctl(8)"));
                 }
                 let path = self.path(Path::new(&format!("/proc/sys/{}", key.replace('.', "/"))));
-                self.steps.push(Step::Sysctl { path: &path, value: value.as_bytes() });
+                self.steps.push(Step::Sysctl { path: &path, value: value.as_bytes(), required: *required });
             }
             // After the cgroups are joined.
             MountKind::Cgroup { .. } => {}
         }
+    }
+
+    /// The host's own, where it may not be mounted anew.
+    fn host_directory(&mut self, path: &std::ffi::CStr, attributes: Attributes) {
+        let (attributes, create) = (attributes.bits(), create::DIRECTORY);
+        self.steps.push(Step::Bind { source: path, target: path, recursive: true, attributes, create, real: true });
     }
 
     fn filesystem(&mut self, name: &std::ffi::CStr, options: &Many, attributes: Attributes, target: &Path, real: bool) {
@@ -1082,6 +1146,9 @@ impl Lowering {
             let path = self.path(directory);
             self.steps.push(Step::Directory { path: &path, create: *made });
         }
+        if let Some(landlock) = &spawn.landlock {
+            self.landlock(landlock);
+        }
         if let Some(capabilities) = spawn.capabilities {
             self.steps.push(Step::BoundingSet { capabilities: capabilities.bits() });
         }
@@ -1103,6 +1170,15 @@ impl Lowering {
                 self.steps.push(Step::Seccomp { filter: filter.as_bytes() });
             }
         }
+    }
+
+    fn landlock(&mut self, landlock: &Landlock) {
+        let mut rules = Many::default();
+        for (path, access) in &landlock.rules {
+            let path = self.path(path);
+            rules.push(wire::LandlockRule { path: &path, access: *access, end: PhantomData });
+        }
+        self.steps.push(Step::Landlock { handled: landlock.handled(), rules: rules.list() });
     }
 
     /// The list that an effect belongs to.
@@ -1174,6 +1250,10 @@ impl Lowering {
                     let path = self.path(path);
                     self.effects(spawn, effect).push(Prepare::MakeDirectory { path: &path, mode: *mode });
                 }
+                Effect::DeviceFilter { cgroup, program } => {
+                    let path = self.path(cgroup);
+                    self.prepare.push(Prepare::DeviceFilter { path: &path, program });
+                }
                 Effect::Write { path, value, optional } => {
                     let path = self.path(path);
                     self.effects(spawn, effect).push(Prepare::Write { path: &path, value, optional: *optional });
@@ -1208,7 +1288,13 @@ impl Lowering {
                 end: PhantomData,
             });
         }
-        let first = FIRST_HELD + (spawn.held.len() + usize::from(spawn.network.is_some())) as u32;
+        let behind_held = FIRST_HELD + spawn.held.len() as u32;
+        let mut joined = Many::default();
+        for (n, (kind, _)) in spawn.joined.iter().enumerate() {
+            joined.push(wire::Joined { kind: kind.flags(), fd: behind_held + n as u32, end: PhantomData });
+        }
+        let network_fd = behind_held + spawn.joined.len() as u32;
+        let first = network_fd + u32::from(spawn.network.is_some());
         let mut listeners = Many::default();
         for (n, relay) in spawn.relays.iter().enumerate() {
             let target = socket_address(relay.to);
@@ -1245,7 +1331,7 @@ impl Lowering {
         let network = makes_network_meanwhile(spawn).then(|| {
             later = later | Namespaces::NETWORK;
             let (messages, count) = spawn.netlink.as_ref().map_or((&[][..], 0), |(messages, count)| (messages, *count));
-            let given = spawn.network.as_ref().map(|_| FIRST_HELD + spawn.held.len() as u32);
+            let given = spawn.network.as_ref().map(|_| network_fd);
             wire::Network { messages, count, more: more.list(), names: names.list(), given, end: PhantomData }
         });
         let attendant = (command && !spawn.relays.is_empty()).then(|| wire::Attendant {
@@ -1260,6 +1346,7 @@ impl Lowering {
             network,
             undo: undo.list(),
             namespaces: ((spawn.namespaces - later) | user).flags(),
+            joined: joined.list(),
             id_map,
             cgroup: wire::Cgroup { into: into.as_deref(), kill: kill.as_deref(), read_at_end: read_at_end.list(), end: PhantomData },
             steps: self.steps.list(),

@@ -20,9 +20,9 @@ use crate::peer::{Peer, answer_to, answers_to};
 use crate::prepare::{self, Path};
 use crate::step::Inside;
 use crate::system_call::{
-    AT_FDCWD, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWUSER, CLONE_PARENT, Cloned, Errno, Fd, POLLIN, Pages, PollFd, Received, Rusage, clone,
-    close, close_range, dup3, duplicate_above, exit, mkdirat, now, open, openat2, pidfd_open, pidfd_send_signal, poll, prctl, read,
-    receive_message, setns, setresgid, setresuid, setsid, socketpair, unlinkat, wait_pidfd, write,
+    AT_FDCWD, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_PARENT, Cloned, Errno, Fd, POLLIN, Pages, PollFd, Received,
+    Rusage, clone, close, close_range, dup3, duplicate_above, exit, mkdirat, now, open, openat2, pidfd_open, pidfd_send_signal, poll,
+    prctl, read, receive_message, setns, setresgid, setresuid, setsid, socketpair, unlinkat, wait_pidfd, write,
 };
 use crate::text::Buffer;
 use crate::wire::{
@@ -373,7 +373,7 @@ impl Exec {
         let (ours, theirs) = socketpair().map_err(cloning)?;
         self.report = Some(ours);
         let by_helper = plan.id_map.is_some();
-        let cloned = if !by_helper && plan.namespaces & CLONE_NEWPID != 0 {
+        let cloned = if !by_helper && namespaces(plan) & CLONE_NEWPID != 0 {
             clone_in_pid_namespace(container.first, self.cgroup)
         } else {
             clone(0, self.cgroup)
@@ -793,14 +793,15 @@ fn directory(plan: &Plan<'_>, id: u32) -> Option<Path> {
     Some(path)
 }
 
-/// `CLONE_NEW*` of all namespaces that the container has of its own.
+/// `CLONE_NEW*` of all namespaces that the container has of its own, or shares with another.
 pub fn namespaces(plan: &Plan<'_>) -> u64 {
     let network = if plan.network.is_some() { CLONE_NEWNET } else { 0 };
     let later = plan.steps.iter().fold(0, |all, step| match step {
         Step::Unshare { flags } => all | flags,
         _ => all,
     });
-    plan.namespaces | network | later
+    let joined = plan.joined.iter().map(|joined| joined.kind).filter(|&kind| kind != CLONE_NEWNS).fold(0, |all, kind| all | kind);
+    plan.namespaces | network | later | joined
 }
 
 /// Clones into the pid namespace of a process, which takes a process of this one's and leaves this one where it is.
@@ -840,6 +841,8 @@ fn identity(plan: &Plan<'_>, exec: &wire::Exec<'_>, supervisor: Fd) -> Result<In
                 inside.perform(&Step::Directory { path, create: false }).map_err(failure(exec_step::DIRECTORY))?;
             }
             Step::BoundingSet { .. }
+            | Step::Landlock { .. }
+            | Step::Label { .. }
             | Step::Seccomp { .. }
             | Step::BecomeUser { .. }
             | Step::Capabilities { .. }

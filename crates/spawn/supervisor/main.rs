@@ -32,6 +32,7 @@ mod health;
 mod id_map;
 mod init;
 mod interpreter;
+mod landlock;
 mod log;
 mod log_file;
 mod mounts;

@@ -7,8 +7,9 @@
 use crate::failure::Fault;
 use crate::prepare::write_all;
 use crate::system_call::{
-    AT_FDCWD, Errno, Fd, attach, chdir, clone_tree, close, descriptor_path, duplicate_above, fsconfig_create, fsconfig_set, fsmount,
-    fsopen, fstat, knows_fchmodat2, mkdirat, mount, mount_set_owners, mount_setattr, open, openat2, readlinkat, resolve, symlinkat,
+    AT_FDCWD, CLONE_NEWNS, Errno, Fd, attach, chdir, chroot, clone_tree, close, descriptor_path, duplicate_above, fchdir, fsconfig_create,
+    fsconfig_set, fsmount, fsopen, fstat, knows_fchmodat2, mkdirat, mount, mount_clearattr, mount_set_owners, mount_setattr, open, openat2,
+    readlinkat, resolve, setns, symlinkat,
 };
 use crate::text::Buffer;
 use crate::wire::{List, cause, create};
@@ -23,6 +24,9 @@ pub mod attribute {
     pub const NODEV: u64 = 4;
     pub const NOEXEC: u64 = 8;
 }
+
+/// The mount namespace that [`Mounts::borrow`] borrows from, where the plan has one.
+pub const LENT: Fd = Fd(4);
 
 /// Where a container's mounts go.
 pub struct Mounts {
@@ -73,7 +77,7 @@ impl Mounts {
 
     /// Enters the root and lets go of everything outside.
     pub fn pivot(&mut self) -> Result<()> {
-        crate::system_call::fchdir(self.root)?;
+        fchdir(self.root)?;
         crate::system_call::pivot_root(c".", c".")?;
         // The old root now lies on the new one, and `.` is the way to it.
         crate::system_call::unmount(c".")?;
@@ -235,6 +239,25 @@ impl Mounts {
         Ok(())
     }
 
+    /// What another mount namespace has at a path.
+    pub fn borrow(&self, path: &CStr, target: &CStr, attributes: u64) -> Result<()> {
+        let ours = openat2(AT_FDCWD, c"/proc/self/ns/mnt", open::READ, 0, 0)?;
+        // Who comes back stands on the topmost root, which is the container's by now.
+        let root = openat2(AT_FDCWD, c"/", open::PATH | open::DIRECTORY, 0, 0)?;
+        setns(LENT, CLONE_NEWNS)?;
+        let tree = clone_tree(AT_FDCWD, path, false);
+        setns(ours, CLONE_NEWNS)?;
+        fchdir(root)?;
+        chroot(c".")?;
+        close(root);
+        close(ours);
+        let tree = tree?;
+        mount_setattr(tree, attributes, false)?;
+        let done = self.place(tree, target, true, create::DIRECTORY);
+        close(tree);
+        done
+    }
+
     fn cached(&self, name: &CStr, attributes: u64) -> Result<Fd> {
         let tree = clone_tree(self.cache.ok_or(Errno::EINVAL)?, name, false)?;
         mount_setattr(tree, attributes | attribute::NOSUID | attribute::NODEV | attribute::NOEXEC, false)?;
@@ -242,11 +265,13 @@ impl Mounts {
     }
 
     /// A writable directory of the cache: /dev.
-    pub fn device_directory(&self, target: &CStr) -> Result<()> {
+    pub fn device_directory(&self, target: &CStr, nodes: bool) -> Result<()> {
         mkdirat(self.cache.ok_or(Errno::EINVAL)?, c"dev", 0o755)?;
         let tree = clone_tree(self.cache.ok_or(Errno::EINVAL)?, c"dev", false)?;
-        // Whatever CAP_MKNOD makes in here opens no device: each real one is a mount of its own.
-        mount_setattr(tree, attribute::NOSUID | attribute::NODEV, false)?;
+        // Whatever CAP_MKNOD makes in here opens no device: each real one is a mount of its own. But where a filter of the cgroup decides.
+        if nodes {
+            mount_clearattr(tree, attribute::NODEV)?;
+        }
         self.place(tree, target, true, create::DIRECTORY)?;
         // Ours, and empty: names directly in it need no look-up from the root.
         self.devices.set(Some(tree));
@@ -260,8 +285,9 @@ impl Mounts {
         Some((self.devices.get().filter(|_| plain)?, CStr::from_bytes_with_nul(name).ok()?))
     }
 
-    pub fn device(&self, source: &CStr, target: &CStr, major: u32, minor: u32) -> Result<()> {
-        let tree = if source == c"/dev/null" && (major, minor) == (1, 3) { self.null()? } else { device_of_host(source, major, minor)? };
+    pub fn device(&self, source: &CStr, target: &CStr, number: (u32, u32), block: bool) -> Result<()> {
+        let null = source == c"/dev/null" && number == (1, 3) && !block;
+        let tree = if null { self.null()? } else { device_of_host(source, number, block)? };
         let made = self.in_devices(target).map(|(at, name)| openat2(at, name, NEW_FILE, 0o644, 0));
         let done = match made {
             Some(Ok(onto)) => {
@@ -279,10 +305,10 @@ impl Mounts {
     fn null(&self) -> Result<Fd> {
         let node = match self.null.get() {
             Some(node) => node,
-            None => checked_device(c"/dev/null", 1, 3)?,
+            None => checked_device(c"/dev/null", (1, 3), false)?,
         };
         self.null.set(Some(node));
-        Ok(clone_tree(node, c"", false)?)
+        untouchable(node)
     }
 
     pub fn symlink(&self, contents: &CStr, target: &CStr) -> Result<()> {
@@ -370,10 +396,10 @@ impl Mounts {
     }
 
     /// Writes a setting of the container's own procfs.
-    pub fn sysctl(&self, path: &CStr, value: &[u8]) -> Result<()> {
+    pub fn sysctl(&self, path: &CStr, value: &[u8], required: bool) -> Result<()> {
         let file = match openat2(self.root, path, open::WRITE, 0, resolve::IN_ROOT | resolve::NO_SYMLINKS) {
             // A kernel without this setting.
-            Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::ENOENT) if !required => return Ok(()),
             other => other?,
         };
         let done = crate::system_call::write(file, value);
@@ -403,18 +429,27 @@ fn unless_there(done: core::result::Result<(), Errno>) -> Result<()> {
 }
 
 /// A detached copy of a device node of the host.
-fn device_of_host(source: &CStr, major: u32, minor: u32) -> Result<Fd> {
-    let node = checked_device(source, major, minor)?;
-    let tree = clone_tree(node, c"", false);
+fn device_of_host(source: &CStr, number: (u32, u32), block: bool) -> Result<Fd> {
+    let node = checked_device(source, number, block)?;
+    let tree = untouchable(node);
     close(node);
-    Ok(tree?)
+    tree
+}
+
+/// A detached copy of a node of the host, whose mode, owner and times nobody changes by it: the node is the host's, and so is root's power over
+/// it. Opening a device for writing is no writing to its file system.
+fn untouchable(node: Fd) -> Result<Fd> {
+    let tree = clone_tree(node, c"", false)?;
+    mount_setattr(tree, crate::system_call::mount::ATTR_RDONLY, false)?;
+    Ok(tree)
 }
 
 /// A device node of the host, checked on its descriptor: its path may have been swapped.
-fn checked_device(source: &CStr, major: u32, minor: u32) -> Result<Fd> {
+fn checked_device(source: &CStr, number: (u32, u32), block: bool) -> Result<Fd> {
     let node = openat2(AT_FDCWD, source, open::PATH | open::NOFOLLOW, 0, 0)?;
     let stat = fstat(node)?;
-    if !stat.is_character_device() || (stat.major(), stat.minor()) != (major, minor) {
+    let right = if block { stat.is_block_device() } else { stat.is_character_device() };
+    if !right || (stat.major(), stat.minor()) != number {
         close(node);
         return Err(Fault::new(Errno::ENODEV, cause::NOT_THE_DEVICE, source.to_bytes()));
     }

@@ -11,10 +11,10 @@
 use crate::exec::{Container, namespaces};
 use crate::prepare::Path;
 use crate::system_call::{
-    AT_FDCWD, CLONE_NEWNET, CLONE_NEWUSER, Cloned, Errno, Fd, POLLIN, PollFd, Received, chmod_descriptor, clone, close, close_range,
-    connect_unix, descriptor_path, dup3, duplicate_above, exit, fchownat, fstat, linkat, mkdirat, open, openat2, pidfd_send_signal, poll,
-    prctl, receive_message, resolve, send_message, set_modified, setns, setresgid, setresuid, sleep, statx, symlinkat, tcp_socket,
-    unlinkat, wait_pidfd,
+    AT_FDCWD, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, Cloned, Errno, Fd, POLLIN, PollFd, Received, chmod_descriptor, clone, close,
+    close_range, connect_unix, descriptor_path, dup3, duplicate_above, exit, fchownat, fstat, linkat, mkdirat, open, openat2,
+    pidfd_send_signal, poll, prctl, receive_message, resolve, send_message, set_modified, setns, setresgid, setresuid, sleep, statx,
+    symlinkat, tcp_socket, unlinkat, wait_pidfd,
 };
 use crate::text::Buffer;
 use crate::wire::{Field, Found, Opened, Opening, Plan, Reader, Step, attribute, how};
@@ -22,7 +22,6 @@ use core::ffi::CStr;
 use core::marker::PhantomData;
 
 const SIGKILL: u32 = 9;
-const CLONE_NEWNS: u64 = 0x2_0000;
 /// Two paths and what stands beside them.
 const MOST: usize = 8300;
 /// What isn't the container's own can't be opened in it.

@@ -5,7 +5,7 @@
 
 use crate::failure::Fault;
 use crate::system_call::{AT_FDCWD, Errno, Fd, Result, close, flock_now, mkdirat, open, openat2, read, rename_new, sleep, unlinkat, write};
-use crate::system_call::{pidfd_open, pidfd_send_signal};
+use crate::system_call::{attach_device_filter, pidfd_open, pidfd_send_signal};
 use crate::text::Buffer;
 use crate::tree;
 use crate::wire::{Prepare, Undo};
@@ -39,6 +39,12 @@ pub fn perform(step: &Prepare<'_>) -> core::result::Result<Option<Fd>, Fault> {
             Err(Errno::ENOENT) if optional => Ok(None),
             other => Ok(other.map(|()| None)?),
         },
+        Prepare::DeviceFilter { path, program } => {
+            let cgroup = openat2(AT_FDCWD, path, open::DIRECTORY, 0, 0)?;
+            let done = attach_device_filter(cgroup, program);
+            close(cgroup);
+            Ok(done.map(|()| None)?)
+        }
         Prepare::Never(_, never) => match never {},
     }
 }

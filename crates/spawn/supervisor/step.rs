@@ -1,6 +1,7 @@
 //! The first process of a container, before it is anything else: it performs the plan's steps inside its namespaces.
 
 use crate::failure::{Failure, Fault};
+use crate::landlock;
 use crate::mounts::{Mounts, Overlay, new_filesystem, new_overlay};
 use crate::network;
 use crate::owned::Waiting;
@@ -93,8 +94,11 @@ impl Inside {
                 Ok(())
             }
             Step::Cache { target, options } => self.mounts.set_cache(target, &options),
-            Step::DeviceDirectory { target } => self.mounts.device_directory(target),
-            Step::Device { source, target, major, minor } => self.mounts.device(source, target, major, minor),
+            Step::DeviceDirectory { target, nodes } => self.mounts.device_directory(target, nodes),
+            Step::Device { source, target, major, minor, block } => self.mounts.device(source, target, (major, minor), block),
+            Step::Borrow { path, target, attributes } => self.mounts.borrow(path, target, attributes),
+            Step::Landlock { handled, rules } => landlock::restrict(self.mounts.root(), handled, &rules),
+            Step::Label { attribute, value } => Ok(write_file(attribute, value)?),
             Step::Symlink { contents, target } => self.mounts.symlink(contents, target),
             Step::MakeDirectory { target, mode } => self.mounts.make_directory(target, mode),
             Step::PrivateFile { target, contents, mode } => self.mounts.private_file(target, contents, mode),
@@ -106,7 +110,7 @@ impl Inside {
             Step::AwaitNetwork {} => Ok(setns(self.await_word()?.ok_or(Errno::EPROTO)?, CLONE_NEWNET)?),
             Step::Netlink { messages, count } => network::netlink(messages, count),
             Step::ShareNetwork {} => self.share_network(),
-            Step::Sysctl { path, value } => self.mounts.sysctl(path, value),
+            Step::Sysctl { path, value, required } => self.mounts.sysctl(path, value, required),
             Step::AwaitCgroups {} => self.await_word().map(|_| ()),
             Step::JoinCgroup { path } => Ok(write_file(path, b"0")?),
             Step::Unshare { flags } => Ok(unshare(flags)?),

@@ -11,17 +11,20 @@ use crate::exec::{Container, Exec, POLLED};
 use crate::execute::{Executable, home_variable};
 use crate::failure::{Failure, Fault};
 use crate::health::{self, Health};
+use crate::mounts::LENT;
 use crate::opener::{self, Opener};
 use crate::peer::{Next, Peer, answer_to, answer_with, answers_to};
 use crate::relay::Relay;
 use crate::system_call::{
-    AT_FDCWD, Cloned, Errno, Fd, POLLIN, Pages, Planned, PollFd, Received, Rusage, Table, accept, clone, close, close_range, dup3, exit,
-    getpid, getuid, listen_at, now, open, openat2, peek_any, peer_uid, pidfd_send_signal, poll, prctl, read, reap, receive_message,
-    release_memory, send_message, setresgid, setresuid, setsid, socketpair, unlinkat, wait_any, wait_pidfd,
+    AT_FDCWD, CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS, Cloned, Errno, Fd, POLLIN, Pages, Planned, PollFd, Received, Rusage,
+    Table, accept, clone, close, close_range, dup3, exit, getpid, getuid, listen_at, now, open, openat2, peek_any, peer_uid,
+    pidfd_send_signal, poll, prctl, read, reap, receive_message, release_memory, send_message, setns, setresgid, setresuid, setsid,
+    socketpair, unlinkat, wait_any, wait_pidfd,
 };
 use crate::text::Buffer;
 use crate::wire::{self, Answer, Field, Left, List, Out, Plan, Reader, Release, Report, Request, cause, killed_by, stage};
 use crate::{CONTROL, attendant, id_map, init, network, prepare, report, resolver, step};
+use core::ffi::CStr;
 use core::marker::PhantomData;
 
 const SIGKILL: u32 = 9;
@@ -82,6 +85,10 @@ struct Watch<'a> {
     /// When to kill, and who is then said to have done it.
     deadlines: [(u64, u8); 4],
 }
+
+/// Kinds of namespaces that may be another's, and where ours are found.
+const KINDS: [(u64, &CStr); 3] =
+    [(CLONE_NEWPID, c"/proc/self/ns/pid"), (CLONE_NEWIPC, c"/proc/self/ns/ipc"), (CLONE_NEWUTS, c"/proc/self/ns/uts")];
 
 /// Places in the deadlines.
 const CPU: usize = 2;
@@ -178,9 +185,10 @@ impl Watch<'_> {
             }
         }
         let (ours, theirs) = socketpair().map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
-        let (cloned, placed) = clone(self.plan.namespaces, into).map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
+        let lent = self.plan.joined.iter().find(|joined| joined.kind == CLONE_NEWNS).and_then(|lent| fds.get(lent.fd as usize)).copied();
+        let (cloned, placed) = self.clone_joined(fds, into).map_err(|errno| failure(stage::CLONE, 0, errno.into()))?;
         let (pid, first) = match cloned {
-            Cloned::Child => first_process(self.plan, theirs, &streams, placed),
+            Cloned::Child => first_process(self.plan, theirs, &streams, placed, lent),
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
         close(theirs);
@@ -217,6 +225,30 @@ impl Watch<'_> {
             tell(ours);
         }
         self.begin_to_count();
+        Ok(())
+    }
+
+    /// Clones into the namespaces of others that it is to be in, which takes this process there for that long.
+    fn clone_joined(&self, fds: &[Fd], into: Option<Fd>) -> Result<(Cloned, bool), Errno> {
+        let mut back = [None; KINDS.len()];
+        let cloned = self.join(fds, &mut back).and_then(|()| clone(self.plan.namespaces, into));
+        if !matches!(cloned, Ok((Cloned::Child, _))) {
+            for (ours, (kind, _)) in back.iter().zip(KINDS) {
+                if let Some(ours) = *ours {
+                    setns(ours, kind)?;
+                    close(ours);
+                }
+            }
+        }
+        cloned
+    }
+
+    fn join(&self, fds: &[Fd], back: &mut [Option<Fd>; KINDS.len()]) -> Result<(), Errno> {
+        for joined in self.plan.joined.iter() {
+            let Some(place) = KINDS.iter().position(|(kind, _)| *kind == joined.kind) else { continue };
+            back[place] = Some(openat2(AT_FDCWD, KINDS[place].1, open::READ, 0, 0)?);
+            setns(*fds.get(joined.fd as usize).ok_or(Errno::EPROTO)?, joined.kind)?;
+        }
         Ok(())
     }
 
@@ -1058,7 +1090,7 @@ impl Leftovers {
 }
 
 /// The first process: descriptors first, then the steps, then init or the command itself.
-fn first_process(plan: &Plan<'_>, supervisor: Fd, streams: &[Fd], placed: bool) -> ! {
+fn first_process(plan: &Plan<'_>, supervisor: Fd, streams: &[Fd], placed: bool, lent: Option<Fd>) -> ! {
     const SUPERVISOR: Fd = Fd(3);
     let _ = prctl::set_death_signal(SIGKILL);
     // Nothing of the supervisor's survives in here but this socket. All these are above 3: the kernel gives the lowest
@@ -1067,8 +1099,8 @@ fn first_process(plan: &Plan<'_>, supervisor: Fd, streams: &[Fd], placed: bool) 
         let _ = dup3(f, stream as i32, false);
     }
     // Close-on-exec: who has executed the command has let go of it.
-    let moved = dup3(supervisor, SUPERVISOR.0, true).is_ok();
-    let _ = close_range(4, u32::MAX);
+    let moved = dup3(supervisor, SUPERVISOR.0, true).is_ok() && lent.is_none_or(|f| f == LENT || dup3(f, LENT.0, true).is_ok());
+    let _ = close_range(if lent.is_some() { LENT.0 + 1 } else { LENT.0 }, u32::MAX);
     if !moved {
         exit(127);
     }

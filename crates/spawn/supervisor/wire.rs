@@ -279,6 +279,8 @@ record! {
         undo: List<'a, Undo<'a>>,
         /// `CLONE_NEW*` flags of the first process.
         namespaces: u64,
+        /// Namespaces of others that it is in.
+        joined: List<'a, Joined<'a>>,
         id_map: Option<IdMap<'a>>,
         cgroup: Cgroup<'a>,
         /// What the first process does inside its namespaces, in order.
@@ -306,6 +308,16 @@ record! {
         ended: Option<&'a CStr>,
         /// What else ends it.
         bounds: Option<Bounds<'a>>,
+    }
+}
+
+record! {
+    /// A namespace of others.
+    Joined {
+        /// `CLONE_NEW*`; a mount namespace is one to borrow from.
+        kind: u64,
+        /// Among the descriptors of the plan.
+        fd: u32,
     }
 }
 
@@ -504,6 +516,8 @@ choice! {
         6 EnsureDirectory { path: &'a CStr, mode: u32 }
         /// Bounds what a directory holds by a project quota of its file system.
         7 LimitDirectory { path: &'a CStr, bytes: u64 }
+        /// Decides which devices a cgroup2 directory's processes open: a program of type BPF_PROG_TYPE_CGROUP_DEVICE, which goes with the directory.
+        8 DeviceFilter { path: &'a CStr, program: &'a [u8] }
     }
 }
 
@@ -560,10 +574,10 @@ choice! {
         7 Bind { source: &'a CStr, target: &'a CStr, recursive: bool, attributes: u64, create: u8, real: bool }
         /// A tmpfs below `target` which holds small things to bind from: [`Step::DeviceDirectory`], [`Step::PrivateFile`], [`Step::Mask`].
         8 Cache { target: &'a CStr, options: List<'a, &'a CStr> }
-        /// A writable directory of the cache at `target`, for /dev.
-        9 DeviceDirectory { target: &'a CStr }
+        /// A writable directory of the cache at `target`, for /dev. `nodes`: a node that somebody makes there opens its device.
+        9 DeviceDirectory { target: &'a CStr, nodes: bool }
         /// A device of the host, checked to be that device.
-        10 Device { source: &'a CStr, target: &'a CStr, major: u32, minor: u32 }
+        10 Device { source: &'a CStr, target: &'a CStr, major: u32, minor: u32, block: bool }
         11 Symlink { contents: &'a CStr, target: &'a CStr }
         12 MakeDirectory { target: &'a CStr, mode: u32 }
         /// A file that exists only in this container, at `target`.
@@ -578,8 +592,8 @@ choice! {
         18 Hostname { name: &'a CStr }
         /// Sends netlink messages and reads an acknowledgement for each.
         19 Netlink { messages: &'a [u8], count: u32 }
-        /// Writes a file of the container's own procfs.
-        20 Sysctl { path: &'a CStr, value: &'a [u8] }
+        /// Writes a file of the container's own procfs; without `required` a kernel without it is fine.
+        20 Sysctl { path: &'a CStr, value: &'a [u8], required: bool }
         /// Waits until the supervisor has done what it does meanwhile.
         21 AwaitCgroups {}
         /// unshare(2): after the cgroups were joined, CLONE_NEWCGROUP.
@@ -613,10 +627,24 @@ choice! {
         36 BindOwned { source: &'a CStr, target: &'a CStr, attributes: u64, user: &'a CStr, uid: u32, gid: u32, mapped: bool }
         /// Makes the user namespace that [`Step::BindOwned`] needs where there is none.
         37 BeginOwners {}
+        /// Binds what another mount namespace has at a path.
+        40 Borrow { path: &'a CStr, target: &'a CStr, attributes: u64 }
+        /// Restricts this process and all that come of it to what the rules name: landlock(7). `handled` are the rights that are restricted.
+        41 Landlock { handled: u64, rules: List<'a, LandlockRule<'a>> }
+        /// The label of a security module that the command gets when it is executed: an attribute of the host's procfs.
+        42 Label { attribute: &'a CStr, value: &'a [u8] }
         /// Tells that all is made, and waits until the command may be executed: meanwhile files can be put in.
         50 AwaitExecute {}
         /// Opens files for the owner, who asks on standard input, until that closes: see serve.rs.
         60 ServeFiles {}
+    }
+}
+
+record! {
+    /// What is allowed below a path inside the root: `LANDLOCK_ACCESS_FS_*`. A path that isn't there is passed over.
+    LandlockRule {
+        path: &'a CStr,
+        access: u64,
     }
 }
 

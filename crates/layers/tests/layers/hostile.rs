@@ -36,7 +36,7 @@ fn sentinel(dir: &Path) {
 }
 
 #[test]
-fn no_archive_reaches_outside_its_directory() {
+fn cve_2014_9357_cve_2021_32760_cve_2026_23745_cve_2026_33056_no_archive_reaches_outside_its_directory() {
     let scratch = scratch();
     sentinel(scratch.path());
     let sentinel = scratch.path().join("sentinel");

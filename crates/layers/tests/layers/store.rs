@@ -261,8 +261,8 @@ fn again(test: &str, act: &str, dir: &Path) -> Command {
 }
 
 #[test]
-fn processes_unpack_a_layer_once_among_them() {
-    let test = "store::processes_unpack_a_layer_once_among_them";
+fn cve_2025_47290_cve_2024_36621_processes_unpack_a_layer_once_among_them() {
+    let test = "store::cve_2025_47290_cve_2024_36621_processes_unpack_a_layer_once_among_them";
     let (blob, info) = layer(300);
     if std::env::var_os("CORACLE_TEST_ACT").is_some() {
         let dir = std::env::var_os("CORACLE_TEST_DIR").unwrap();

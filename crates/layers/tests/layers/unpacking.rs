@@ -83,7 +83,7 @@ fn a_hard_link_has_no_data_whatever_its_size_says() {
 }
 
 #[test]
-fn a_pax_size_wins_and_belongs_to_the_file() {
+fn cve_2025_62518_cve_2026_33055_a_pax_size_wins_and_belongs_to_the_file() {
     // CVE-2025-62518 and CVE-2026-33055: a reader that takes the header's size sees the smuggled archive inside.
     let smuggled = Archive::new().file("smuggled", "x").0;
     for header_size in [0, 512, 100_000] {

@@ -47,7 +47,7 @@
 //! # What it does not do
 //!
 //! - Install a filter, supervise by `SECCOMP_RET_USER_NOTIF`, or trace.
-//! - Read Docker's JSON profiles.
+//! - Read Docker's JSON profiles: `coracle-container` does, and makes a [`FilterBuilder`] of them.
 //! - Look behind pointers: `socketcall` (i386) is one call for every socket call, its arguments lie in memory, and the profile
 //!   allows it as Docker's does, since 32-bit glibc has no other. So i386 programs can open the socket families that are closed
 //!   to the others. Where that matters: [`Filter::docker_default_native_only`].
@@ -170,6 +170,15 @@ const fn compiled() -> Option<&'static [u8]> {
 #[cfg(coracle_filter_is_compiled)]
 const fn compiled() -> Option<&'static [u8]> {
     Some(include_bytes!(concat!(env!("OUT_DIR"), "/default.bpf")))
+}
+
+/// The first number of those that all ABIs share.
+const FIRST_COMMON: u32 = 423;
+
+/// Whether some kernel up to 6.18 has a system call of this name.
+#[must_use]
+pub fn is_known(name: &str) -> bool {
+    table::TABLE.binary_search_by_key(&name, |row| row.0).is_ok()
 }
 
 /// A machine that a filter is made for, with the ABIs that its kernel may offer.
@@ -333,6 +342,20 @@ impl FilterBuilder {
     {
         for name in names {
             self = self.rule(name.as_ref(), Action::Allow);
+        }
+        self
+    }
+
+    /// Calls that are younger than the youngest that a rule names get `ENOSYS`, as unknown ones do, and programs take their fallback: what
+    /// runc does with profiles that were written before.
+    pub fn younger_are_unknown(mut self) -> Self {
+        // The numbers of all ABIs are one since Linux 5.1; before, there is nothing to be younger than.
+        let number = |row: usize| table::TABLE[row].1[0];
+        let named = (0..table::TABLE.len()).filter(|&row| self.by_row[row] != compile::DEFAULT && number(row) != table::NONE);
+        let Some(youngest) = named.map(number).max() else { return self };
+        let unknown = self.decisions[compile::UNKNOWN].otherwise;
+        for row in (0..table::TABLE.len()).filter(|&row| number(row) != table::NONE && number(row) > youngest.max(FIRST_COMMON)) {
+            self = self.rule(table::TABLE[row].0, unknown);
         }
         self
     }

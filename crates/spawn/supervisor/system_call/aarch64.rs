@@ -73,6 +73,8 @@ pub(super) mod number {
     pub(in super::super) const PRLIMIT64: usize = 261;
     pub(in super::super) const RENAMEAT2: usize = 276;
     pub(in super::super) const SECCOMP: usize = 277;
+    pub(in super::super) const BPF: usize = 280;
+    pub(in super::super) const CHROOT: usize = 51;
     pub(in super::super) const STATX: usize = 291;
 }
 

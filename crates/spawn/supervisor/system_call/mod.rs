@@ -29,6 +29,9 @@ mod shared {
     pub(super) const OPENAT2: usize = 437;
     pub(super) const MOUNT_SETATTR: usize = 442;
     pub(super) const QUOTACTL_FD: usize = 443;
+    pub(super) const LANDLOCK_CREATE_RULESET: usize = 444;
+    pub(super) const LANDLOCK_ADD_RULE: usize = 445;
+    pub(super) const LANDLOCK_RESTRICT_SELF: usize = 446;
     pub(super) const FCHMODAT2: usize = 452;
 }
 
@@ -282,6 +285,9 @@ impl Stat {
     }
     pub fn is_socket(&self) -> bool {
         self.mode & 0o170000 == 0o140000
+    }
+    pub fn is_block_device(&self) -> bool {
+        self.mode & 0o170000 == 0o060000
     }
     pub fn is_character_device(&self) -> bool {
         self.mode & 0o170000 == 0o020000
@@ -758,6 +764,9 @@ pub fn setsid() -> Result<()> {
 pub const CLONE_PIDFD: u64 = 0x1000;
 pub const CLONE_PARENT: u64 = 0x8000;
 pub const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+pub const CLONE_NEWNS: u64 = 0x2_0000;
+pub const CLONE_NEWUTS: u64 = 0x400_0000;
+pub const CLONE_NEWIPC: u64 = 0x800_0000;
 pub const CLONE_NEWUSER: u64 = 0x1000_0000;
 pub const CLONE_NEWPID: u64 = 0x2000_0000;
 pub const CLONE_NEWNET: u64 = 0x4000_0000;
@@ -1055,6 +1064,70 @@ pub fn set_seccomp_filter(filter: &[u8]) -> Result<()> {
     unit(call(number::SECCOMP, [1, 0, &raw const program as usize, 0, 0, 0]))
 }
 
+/// Creates a Landlock ruleset for these rights over files; a kernel without Landlock says ENOSYS or EOPNOTSUPP.
+pub fn landlock_ruleset(handled: u64) -> Result<Fd> {
+    let attributes = [handled];
+    fd(call(shared::LANDLOCK_CREATE_RULESET, [attributes.as_ptr() as usize, size_of_val(&attributes), 0, 0, 0, 0]))
+}
+
+/// The version of Landlock's interface, 1 or more.
+pub fn landlock_version() -> Result<usize> {
+    call(shared::LANDLOCK_CREATE_RULESET, [0, 0, 1, 0, 0, 0])
+}
+
+/// Allows these rights below what a descriptor refers to.
+pub fn landlock_allow(ruleset: Fd, access: u64, below: Fd) -> Result<()> {
+    #[repr(C, packed)]
+    struct PathBeneath {
+        access: u64,
+        parent: i32,
+    }
+    let rule = PathBeneath { access, parent: below.0 };
+    unit(call(shared::LANDLOCK_ADD_RULE, [ruleset.0 as usize, 1, &raw const rule as usize, 0, 0, 0]))
+}
+
+/// Restricts this thread. Needs no_new_privs, or CAP_SYS_ADMIN.
+pub fn landlock_restrict(ruleset: Fd) -> Result<()> {
+    unit(call(shared::LANDLOCK_RESTRICT_SELF, [ruleset.0 as usize, 0, 0, 0, 0, 0]))
+}
+
+/// Loads an eBPF program that decides about devices (BPF_PROG_TYPE_CGROUP_DEVICE) and attaches it to a cgroup2 directory, beside those that
+/// are there (BPF_F_ALLOW_MULTI): it holds as long as the directory does.
+pub fn attach_device_filter(cgroup: Fd, program: &[u8]) -> Result<()> {
+    const PROG_LOAD: usize = 5;
+    const PROG_ATTACH: usize = 8;
+    const CGROUP_DEVICE: u32 = 15;
+    const ATTACH_DEVICE: u32 = 6;
+    const ALLOW_MULTI: u32 = 2;
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        program: u64,
+        license: u64,
+        log: [u64; 2],
+        version: u32,
+        flags: u32,
+    }
+    if !program.len().is_multiple_of(8) {
+        return Err(Errno::EINVAL);
+    }
+    let load = Load {
+        kind: CGROUP_DEVICE,
+        instructions: u32::try_from(program.len() / 8).map_err(|_| Errno::EOVERFLOW)?,
+        program: program.as_ptr() as u64,
+        license: text(c"Apache-2.0") as u64,
+        log: [0; 2],
+        version: 0,
+        flags: 0,
+    };
+    let loaded = fd(call(number::BPF, [PROG_LOAD, &raw const load as usize, size_of::<Load>(), 0, 0, 0]))?;
+    let attach = [cgroup.0 as u32, loaded.0 as u32, ATTACH_DEVICE, ALLOW_MULTI];
+    let done = unit(call(number::BPF, [PROG_ATTACH, attach.as_ptr() as usize, size_of_val(&attach), 0, 0, 0]));
+    close(loaded);
+    done
+}
+
 pub fn sethostname(name: &CStr) -> Result<()> {
     unit(call(number::SETHOSTNAME, [text(name), name.count_bytes(), 0, 0, 0, 0]))
 }
@@ -1088,6 +1161,10 @@ pub fn unmount(target: &CStr) -> Result<()> {
 
 pub fn pivot_root(new: &CStr, old: &CStr) -> Result<()> {
     unit(call(number::PIVOT_ROOT, [text(new), text(old), 0, 0, 0, 0]))
+}
+
+pub fn chroot(path: &CStr) -> Result<()> {
+    unit(call(number::CHROOT, [text(path), 0, 0, 0, 0, 0]))
 }
 
 pub fn fsopen(filesystem: &CStr) -> Result<Fd> {
@@ -1173,6 +1250,12 @@ pub fn inherit_project(f: Fd, project: u32) -> Result<()> {
     unit(call(number::IOCTL, [f.0 as usize, FS_IOC_FSGETXATTR, attributes.as_mut_ptr() as usize, 0, 0, 0]))?;
     (attributes[0], attributes[3]) = (attributes[0] | INHERIT, project);
     unit(call(number::IOCTL, [f.0 as usize, FS_IOC_FSSETXATTR, attributes.as_ptr() as usize, 0, 0, 0]))
+}
+
+/// mount_setattr(2): takes attributes from the mount a descriptor refers to.
+pub fn mount_clearattr(f: Fd, attributes: u64) -> Result<()> {
+    let change = [0, attributes, 0, 0];
+    unit(call(shared::MOUNT_SETATTR, [f.0 as usize, text(c""), AT_EMPTY_PATH, change.as_ptr() as usize, size_of_val(&change), 0]))
 }
 
 // Memory.

@@ -73,6 +73,8 @@ pub(super) mod number {
     pub(in super::super) const PRLIMIT64: usize = 302;
     pub(in super::super) const RENAMEAT2: usize = 316;
     pub(in super::super) const SECCOMP: usize = 317;
+    pub(in super::super) const BPF: usize = 321;
+    pub(in super::super) const CHROOT: usize = 161;
     pub(in super::super) const STATX: usize = 332;
 }
 
