@@ -322,7 +322,7 @@ fn what_cannot_be_taken_back_is_told_and_stays_on_record_until_it_can() {
     let (run, busy) = (dir.path().join("run"), dir.path().join("busy"));
     std::fs::create_dir(&busy).unwrap();
     std::fs::write(busy.join("file"), "").unwrap();
-    let mut child = shell("true")
+    let child = shell("true")
         .effect(Effect::RunDirectory { parent: dir.path().into(), name: "run".into(), description: Vec::new() })
         .undo(Undo::RemoveCgroup(busy.clone()))
         .undo(Undo::RemoveTree(run.clone()))
