@@ -29,6 +29,7 @@ mod soak;
 mod stack;
 mod states;
 mod store;
+mod terminal;
 mod verdicts;
 mod volumes;
 mod wait;

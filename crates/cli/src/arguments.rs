@@ -338,8 +338,8 @@ pub(crate) struct Run {
     #[arg(short, long, help_heading = "What runs")]
     pub(crate) detach: bool,
 
-    /// Docker's; there are no terminals yet.
-    #[arg(short, long, hide = true)]
+    /// Give the command a terminal; with -i it is this one, which Ctrl-P Ctrl-Q leave: `coracle attach` comes back
+    #[arg(short, long, help_heading = "What runs", conflicts_with = "detach")]
     pub(crate) tty: bool,
 
     /// Mount a file or directory of this machine by its path, a volume by its name, or one of the container's own; :owner=caller lets the files
@@ -722,8 +722,8 @@ pub(crate) struct Exec {
     #[arg(short, long)]
     pub(crate) interactive: bool,
 
-    /// Not yet: there are no terminals for containers
-    #[arg(short, long, hide = true)]
+    /// Give the command a terminal; with -i it is this one, which Ctrl-P Ctrl-Q leave
+    #[arg(short, long, conflicts_with = "detach")]
     pub(crate) tty: bool,
 
     /// The user, by name or number, and after a colon the group

@@ -6,7 +6,7 @@ use crate::failure::{Failure, Fault};
 use crate::life::{Signals, exit_code};
 use crate::template::Style;
 use crate::{run, table};
-use coracle_container::{Container, Engine, Error, Filter, LogLine, OutputStream, Signal, Stdio, Time, Update};
+use coracle_container::{Container, Engine, Error, Filter, LogLine, OutputStream, Signal, Stdio, TerminalEnd, Time, Update};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::io::{IsTerminal as _, Write as _};
@@ -96,7 +96,13 @@ pub(crate) fn attach(root: Option<PathBuf>, name: &str) -> Result<u8, Failure> {
         if !container.state()?.is_running() {
             return Err(Failure::from(Error::NotRunning { id: container.id().to_owned() }).code(1));
         }
-        show_until_the_end(&container, Some(std::time::SystemTime::now())).await
+        let mut signals = Signals::new()?;
+        match crate::terminal::carry(container.attach_terminal(), &mut signals, |signal| container.signal(signal)).await {
+            Ok(TerminalEnd::Detached) => Ok(0),
+            Ok(_) => Ok(exit_code(container.wait().await?)),
+            // It was started without a terminal.
+            Err(_) => show_until_the_end(&container, Some(std::time::SystemTime::now())).await,
+        }
     })
 }
 

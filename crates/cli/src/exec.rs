@@ -3,9 +3,10 @@
 use crate::arguments::Exec;
 use crate::detached::attach;
 use crate::environment;
-use crate::failure::{Failure, Fault};
+use crate::failure::Failure;
 use crate::life::{Signals, exit_code};
-use coracle_container::{ExecBuilder, Signal, Stdio};
+use crate::terminal;
+use coracle_container::{ExecBuilder, Signal, Stdio, TerminalEnd};
 use std::path::PathBuf;
 use std::pin::pin;
 
@@ -16,12 +17,24 @@ pub(crate) fn run(root: Option<PathBuf>, arguments: &Exec) -> Result<u8, Failure
     let builder = describe(container.exec(command), arguments)?;
     crate::block_on(async {
         let mut signals = Signals::new()?;
-        let exec = builder.spawn().await?;
+        let mut exec = builder.spawn().await?;
         // From here on it is a conversation about this command alone.
         drop(container);
         if arguments.detach {
             exec.detach().await?;
             return Ok(0);
+        }
+        if arguments.tty {
+            let shown = exec.terminal.take_if(|_| !arguments.interactive);
+            let pass = |signal| exec.signal(signal);
+            let end = match shown {
+                Some(shown) => terminal::carry(terminal::show(Some(shown)), &mut signals, pass).await?,
+                None => terminal::carry(exec.attach_terminal(), &mut signals, pass).await?,
+            };
+            if end == TerminalEnd::Detached {
+                exec.detach().await?;
+                return Ok(0);
+            }
         }
         let mut ended = pin!(exec.wait());
         let mut interrupted = false;
@@ -42,15 +55,17 @@ pub(crate) fn run(root: Option<PathBuf>, arguments: &Exec) -> Result<u8, Failure
 fn describe(mut builder: ExecBuilder, arguments: &Exec) -> Result<ExecBuilder, Failure> {
     let outer = |key: &std::ffi::OsStr| std::env::var_os(key);
     let mut faults = Vec::new();
-    if arguments.tty {
-        faults.push(Fault::new("--tty: there are no terminals for containers yet", "leave -t out; -i alone passes standard input"));
-    }
     builder = builder.envs(environment::variables(&arguments.env_file, &arguments.env, outer, &mut faults));
     if let Some(directory) = &arguments.workdir {
         builder = builder.workdir(directory);
     }
     if let Some(user) = &arguments.user {
         builder = builder.user(user);
+    }
+    if arguments.tty {
+        let (columns, rows) = terminal::size();
+        builder = builder.tty(columns, rows).background(true);
+        return if faults.is_empty() { Ok(builder) } else { Err(faults.into()) };
     }
     let of_ours = |yes: bool| if yes { Stdio::inherit() } else { Stdio::null() };
     builder = builder.stdin(of_ours(arguments.interactive)).stdout(of_ours(!arguments.detach)).stderr(of_ours(!arguments.detach));

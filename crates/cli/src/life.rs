@@ -4,7 +4,8 @@ use crate::arguments::Run;
 use crate::failure::{Failure, OURS};
 use crate::progress::Meter;
 use crate::run;
-use coracle_container::{Container, ContainerBuilder, Error, ExitStatus, Reason, Signal, Usage};
+use crate::terminal;
+use coracle_container::{Container, ContainerBuilder, Error, ExitStatus, Reason, Signal, TerminalEnd, Usage};
 use indicatif::HumanBytes;
 use std::io::Write;
 use std::path::PathBuf;
@@ -49,13 +50,25 @@ async fn live(builder: ContainerBuilder, arguments: &Run, meter: Option<Meter>) 
         }
     };
     drop(meter);
-    let container = started?;
+    let mut container = started?;
     if let Some(signal) = early {
         container.signal(signal).await?;
     }
     if !arguments.quiet {
         for refusal in container.waived() {
             say(&format!("warning: {refusal}"));
+        }
+    }
+    if arguments.tty {
+        let shown = container.terminal.take_if(|_| !arguments.interactive);
+        let pass = |signal| container.signal(signal);
+        let end = match shown {
+            Some(shown) => terminal::carry(terminal::show(Some(shown)), &mut signals, pass).await?,
+            None => terminal::carry(container.attach_terminal(), &mut signals, pass).await?,
+        };
+        if end == TerminalEnd::Detached {
+            container.detach().await?;
+            return Ok(0);
         }
     }
     let status = to_the_end(&container, &mut signals, early == Some(Signal::INT)).await?;

@@ -30,6 +30,7 @@ mod security;
 mod snapshot;
 mod table;
 mod template;
+mod terminal;
 mod volumes;
 
 use arguments::{Arguments, Command, ContainerCommand, ImageCommand};

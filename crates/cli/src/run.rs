@@ -30,9 +30,6 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
             Container::from_image(image.map(|image| image.to_string_lossy()).unwrap_or_default())
         }
     };
-    if arguments.tty {
-        faults.push(Fault::new("--tty: there are no terminals for containers yet", "leave -t out; -i alone passes standard input"));
-    }
 
     if words.len() > 0 {
         builder = builder.cmd(words);
@@ -172,6 +169,10 @@ pub(crate) fn describe(arguments: &Run, outer: impl Fn(&OsStr) -> Option<OsStrin
         builder = builder.label(key, value);
     }
 
+    if arguments.tty {
+        let (columns, rows) = crate::terminal::size();
+        return if faults.is_empty() { Ok(builder.tty(columns, rows)) } else { Err(faults) };
+    }
     builder = builder.stdin(if arguments.interactive { Stdio::inherit() } else { Stdio::null() });
     let outputs = || if arguments.detach { Stdio::log() } else { Stdio::inherit() };
     builder = builder.stdout(outputs()).stderr(outputs());
@@ -302,9 +303,9 @@ mod tests {
 
     #[test]
     fn everything_that_is_wrong_is_told_at_once() {
-        let run = parse(&["-t", "-v", "x", "--tmpfs", "/t:noexec", "--ulimit", "files=1", "--pids-limit=-2", "-e", "=1"]).unwrap();
+        let run = parse(&["-v", "x", "--tmpfs", "/t:noexec", "--ulimit", "files=1", "--pids-limit=-2", "-e", "=1"]).unwrap();
         let faults = describe(&run, outer).unwrap_err();
-        assert_eq!(faults.len(), 7, "{faults:?}");
+        assert_eq!(faults.len(), 6, "{faults:?}");
         assert!(faults.iter().all(|fault| !fault.fixes.is_empty()), "{faults:?}");
     }
 

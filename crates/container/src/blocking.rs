@@ -28,7 +28,7 @@
 use crate::tree::Copied;
 use crate::{
     CopyIn, CopyOut, Error, Event, ExecSummary, ExitStatus, Export, FileInfo, ImageSummary, ImagesChecked, LogLine, Output, PathChange,
-    Platforms, ProcessSummary, Progress, Scope, Stats, Update, Volume, VolumeSummary, Wait,
+    Platforms, ProcessSummary, Progress, Scope, Stats, TerminalEnd, Update, Volume, VolumeSummary, Wait,
 };
 use coracle_spawn::{Health, Signal};
 use std::ffi::OsString;
@@ -306,6 +306,7 @@ waiting! {
         fn update(update: &Update) -> ();
         fn rename(name: &str) -> ();
         fn settled() -> ();
+        fn attach_terminal() -> TerminalEnd;
         fn remove() -> ();
         fn wait_for(what: impl Into<Wait>, timeout: Duration) -> ();
         fn execs() -> Vec<ExecSummary>;
@@ -363,6 +364,7 @@ impl Exec {
 
 waiting! {
     impl Exec {
+        fn attach_terminal() -> TerminalEnd;
         fn wait() -> ExitStatus;
         fn signal(signal: Signal) -> ();
         fn kill() -> ();

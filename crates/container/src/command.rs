@@ -1,7 +1,7 @@
 //! What a container's command and each further one are described by alike: variables and streams.
 
 use crate::container::Defaults;
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::stdio::Stdio;
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ pub(crate) struct Command {
     pub(crate) stdout: Option<Stdio>,
     pub(crate) stderr: Option<Stdio>,
     pub(crate) stdin_bytes: Option<Arc<[u8]>>,
+    /// Columns and rows.
+    pub(crate) tty: Option<(u16, u16)>,
 }
 
 impl Command {
@@ -33,6 +35,19 @@ impl Command {
             self.stdin = Some(Stdio::piped());
         }
         input
+    }
+
+    /// What is wrong with a terminal beside what else was said; `had`: whether there is somebody to have it.
+    pub(crate) fn terminal_problem(&self, had: bool) -> Option<Problem> {
+        self.tty?;
+        let what = match had {
+            false => "a terminal is had by the handle that spawn() gives, and this has none",
+            true if self.stdin.is_some() || self.stdout.is_some() || self.stderr.is_some() || self.stdin_bytes.is_some() => {
+                "what has a terminal has no other streams"
+            }
+            true => return None,
+        };
+        Some(Problem { what: what.into(), remedy: Some("take spawn(), and leave the streams out; or leave tty(..) out".into()) })
     }
 
     /// The names of the variables: values are often secrets, and names tell enough.
@@ -72,6 +87,14 @@ macro_rules! command_setters {
         /// Standard error, likewise.
         pub fn stderr(mut self, stdio: Stdio) -> Self {
             self.command.stderr = Some(stdio);
+            self
+        }
+
+        /// The three standard streams are a terminal of so many columns and rows, from the container's own devpts, which controls the command's
+        /// session. For [`spawn`](Self::spawn), whose handle has the other end: its member `terminal`, and `attach_terminal`. It goes with that end:
+        /// then the command gets SIGHUP.
+        pub fn tty(mut self, columns: u16, rows: u16) -> Self {
+            self.command.tty = Some((columns, rows));
             self
         }
 

@@ -17,6 +17,7 @@ use crate::preset;
 use crate::publish::PublishedPort;
 use crate::state::{self, Found};
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
+use crate::terminal::ContainerTerminal;
 use crate::wait::{self, Inside, Wait};
 use coracle_cgroups::{Enforced, Live, Refusal};
 use coracle_spawn::{Child, ENDED, Ended, Health, Interior, Log, Signal, Starting};
@@ -61,6 +62,8 @@ pub struct Container {
     pub stdout: Option<ContainerStdout>,
     /// The error output, if it is a pipe.
     pub stderr: Option<ContainerStderr>,
+    /// Its terminal, if it has one.
+    pub terminal: Option<ContainerTerminal>,
 }
 
 impl Container {
@@ -431,6 +434,7 @@ impl Container {
             stdin: None,
             stdout: None,
             stderr: None,
+            terminal: None,
         })
     }
 
@@ -460,13 +464,18 @@ pub(crate) struct Defaults {
     pub(crate) stdout: fn() -> Stdio,
     pub(crate) stderr: fn() -> Stdio,
     pub(crate) can_be_paused: bool,
+    /// Whether there is a handle that has the terminal.
+    pub(crate) has_terminal: bool,
 }
 
-pub(crate) const PIPED: Defaults = Defaults { stdin: Stdio::piped, stdout: Stdio::piped, stderr: Stdio::piped, can_be_paused: false };
-pub(crate) const COLLECTED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::piped, stderr: Stdio::piped, can_be_paused: false };
+pub(crate) const PIPED: Defaults =
+    Defaults { stdin: Stdio::piped, stdout: Stdio::piped, stderr: Stdio::piped, can_be_paused: false, has_terminal: true };
+pub(crate) const COLLECTED: Defaults =
+    Defaults { stdin: Stdio::null, stdout: Stdio::piped, stderr: Stdio::piped, can_be_paused: false, has_terminal: false };
 pub(crate) const INHERITED: Defaults =
-    Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit, can_be_paused: false };
-pub(crate) const LOGGED: Defaults = Defaults { stdin: Stdio::null, stdout: Stdio::log, stderr: Stdio::log, can_be_paused: true };
+    Defaults { stdin: Stdio::null, stdout: Stdio::inherit, stderr: Stdio::inherit, can_be_paused: false, has_terminal: false };
+pub(crate) const LOGGED: Defaults =
+    Defaults { stdin: Stdio::null, stdout: Stdio::log, stderr: Stdio::log, can_be_paused: true, has_terminal: false };
 
 /// A container as a plan.
 async fn plan(builder: &ContainerBuilder, defaults: &Defaults) -> Result<(Engine, Lowered), Error> {
@@ -514,6 +523,7 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
     let mut child = executed(spawn.start()?, builder.described.files).await?.await?;
     drop(claim);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let terminal = child.terminal.take().map(ContainerTerminal);
     // Where too many descriptors of this user's were on their way for one more, the file is still there for a command that lives.
     let log = log.and_then(|path| child.log().or_else(|| Log::open(&path).ok()));
     Ok(Container {
@@ -534,6 +544,7 @@ pub(crate) async fn start(builder: ContainerBuilder, defaults: &Defaults) -> Res
         stdin: stdin.map(ContainerStdin),
         stdout: stdout.map(ContainerStdout),
         stderr: stderr.map(ContainerStderr),
+        terminal,
     })
 }
 

@@ -94,6 +94,13 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// A terminal, this process's own or a container's.
+    Terminal {
+        /// What was tried.
+        attempted: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The supervisor was killed, and the container with it: how it ended isn't known.
     Lost,
     /// The container doesn't run.
@@ -196,6 +203,7 @@ impl fmt::Display for Error {
             Self::Connect { to, fault } => write!(f, "can't connect to {to} inside the container: {fault}"),
             Self::Wait(failure) => failure.fmt(f),
             Self::Copy { attempted, source } => write!(f, "can't {attempted}: {source}"),
+            Self::Terminal { attempted, source } => write!(f, "can't {attempted} the terminal: {source}"),
             Self::Lost => coracle_spawn::Error::Lost.fmt(f),
             Self::Network(error) => error.fmt(f),
             Self::Shared(failure) => failure.fmt(f),
@@ -227,7 +235,7 @@ impl std::error::Error for Error {
             Self::Image(error) => error.source(),
             Self::Layers(error) => error.source(),
             Self::Start(error) => error.source(),
-            Self::State { source, .. } | Self::Copy { source, .. } => Some(source),
+            Self::State { source, .. } | Self::Copy { source, .. } | Self::Terminal { source, .. } => Some(source),
             Self::Network(error) => error.source(),
             Self::Cgroups(error) => error.source(),
             _ => None,
@@ -336,7 +344,7 @@ impl Error {
                 io::ErrorKind::InvalidInput => Some("name an owner that the container has: a plain user's has those of its sub-ids".into()),
                 _ => None,
             },
-            Self::State { .. } | Self::NotRemoved { .. } | Self::Stack { .. } | Self::Lost => None,
+            Self::State { .. } | Self::NotRemoved { .. } | Self::Stack { .. } | Self::Terminal { .. } | Self::Lost => None,
         }
     }
 

@@ -7,6 +7,7 @@ use crate::container::{COLLECTED, Defaults, INHERITED, PIPED};
 use crate::error::{Error, Problem};
 use crate::exit::{ExitStatus, Output, Usage};
 use crate::stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
+use crate::terminal::ContainerTerminal;
 use coracle_cgroups::{Enforced, Events, Refusal, Stat};
 use coracle_spawn::{Child, Ended, Interior, Running, Signal, Starting};
 use std::ffi::OsString;
@@ -138,7 +139,14 @@ impl ExecBuilder {
     pub async fn spawn(self) -> Result<Exec, Error> {
         let mut child = self.start(&PIPED)?.await?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        Ok(Exec { child, stdin: stdin.map(ContainerStdin), stdout: stdout.map(ContainerStdout), stderr: stderr.map(ContainerStderr) })
+        let terminal = child.terminal.take().map(ContainerTerminal);
+        Ok(Exec {
+            child,
+            terminal,
+            stdin: stdin.map(ContainerStdin),
+            stdout: stdout.map(ContainerStdout),
+            stderr: stderr.map(ContainerStderr),
+        })
     }
 
     fn start(&self, defaults: &Defaults) -> Result<Starting, Error> {
@@ -146,9 +154,15 @@ impl ExecBuilder {
             let problem = Problem { what: "there is no command to execute".into(), remedy: Some("name one: exec([\"id\"])".into()) };
             return Err(Error::Description { problems: vec![problem] });
         };
+        if let Some(problem) = self.command.terminal_problem(defaults.has_terminal) {
+            return Err(Error::Description { problems: vec![problem] });
+        }
         let [stdin, stdout, stderr] = self.command.streams(defaults)?;
         let mut exec = coracle_spawn::Exec::new(program).args(arguments).background(self.background);
         exec = exec.stdin(stdin).stdout(stdout).stderr(stderr);
+        if let Some((columns, rows)) = self.command.tty {
+            exec = exec.terminal(columns, rows);
+        }
         exec = exec.read_at_end(STATISTICS.map(|(_, name)| name));
         for (key, value) in &self.command.env {
             exec = exec.env(key, value);
@@ -168,7 +182,7 @@ impl ExecBuilder {
     async fn run_to_the_end(mut self, defaults: &Defaults) -> Result<Output, Error> {
         let input = self.command.take_input();
         let Complete { child, stdout, stderr } = complete::run(self.start(defaults)?, input).await?;
-        let exec = Exec { child, stdin: None, stdout: None, stderr: None };
+        let exec = Exec { child, stdin: None, stdout: None, stderr: None, terminal: None };
         exec.gone().await?;
         let (status, usage) = verdict(&*exec.child.try_wait()?.ok_or(Error::Lost)?);
         Ok(Output { status, stdout, stderr, usage, enforced: self.enforced, waived: self.waived })
@@ -202,6 +216,8 @@ pub struct Exec {
     pub stdout: Option<ContainerStdout>,
     /// The error output, if it is a pipe.
     pub stderr: Option<ContainerStderr>,
+    /// Its terminal, if it has one.
+    pub terminal: Option<ContainerTerminal>,
 }
 
 impl Exec {

@@ -65,6 +65,7 @@ fn check(builder: &ContainerBuilder) -> Result<(), Error> {
             problems.push(Problem { what, remedy: Some("Stdio::log() or Stdio::null()".into()) });
         }
     }
+    problems.extend(builder.command.terminal_problem(false));
     if !builder.files.is_empty() {
         let what = "what is copied into a container before its start can't be kept for its later starts".into();
         problems.push(Problem { what, remedy: Some("start it, and copy_to(..) then: the files stay".into()) });

@@ -98,6 +98,7 @@ mod state;
 mod stats;
 mod stdio;
 mod tar_stream;
+mod terminal;
 mod time;
 mod tree;
 mod volume;
@@ -141,6 +142,7 @@ pub use stack::{Condition, Part, PartFailure, PartLine, RunningStack, Stack, Sta
 pub use state::{ContainerSummary, State};
 pub use stats::{ProcessSummary, Stats, StatsStream};
 pub use stdio::{ContainerStderr, ContainerStdin, ContainerStdout, Stdio};
+pub use terminal::{ContainerTerminal, TerminalEnd, terminal_size};
 pub use time::Time;
 pub use tree::Copied;
 pub use volume::{Volume, VolumeSummary};

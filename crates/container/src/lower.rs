@@ -448,13 +448,21 @@ pub(crate) async fn lower(
     let ours = builder.init.unwrap_or_else(|| !is_init(&words[0]));
     spawn = spawn.init(if ours { Init::Ours } else { Init::Command });
 
+    if let Some(problem) = builder.command.terminal_problem(defaults.has_terminal) {
+        return Err(Error::Description { problems: vec![problem] });
+    }
     let [stdin, stdout, stderr] = builder.command.streams(defaults)?;
     spawn = spawn.stdin(stdin).stdout(stdout).stderr(stderr);
+    if let Some((columns, rows)) = builder.command.tty {
+        spawn = spawn.terminal(columns, rows);
+    }
 
     let outputs = [(&builder.command.stdout, defaults.stdout), (&builder.command.stderr, defaults.stderr)];
     let logged = outputs.iter().any(|(said, default)| said.as_ref().map_or_else(|| default().is_log(), Stdio::is_log));
     let counted = builder.output_limit.is_some() || builder.idle_timeout.is_some();
-    let seen = outputs.iter().all(|(said, default)| said.as_ref().map_or_else(|| default().can_be_counted(), Stdio::can_be_counted));
+    // A terminal goes straight to its handle.
+    let seen = builder.command.tty.is_none()
+        && outputs.iter().all(|(said, default)| said.as_ref().map_or_else(|| default().can_be_counted(), Stdio::can_be_counted));
     if counted && !seen {
         let what = "what goes straight to this process's streams or to a file can't be counted, and a limit is asked for".into();
         let remedy = "take output() or run(), or give both outputs Stdio::piped(), Stdio::log() or Stdio::null()".to_owned();

@@ -8,6 +8,7 @@ use crate::log::Log;
 use crate::reactor::Reactor;
 use crate::signal::Signal;
 use crate::stdio::{PipeReader, PipeWriter};
+use crate::terminal::Terminal;
 use crate::wire::Request;
 use std::fmt;
 use std::io;
@@ -146,6 +147,8 @@ pub struct Child {
     pub stdout: Option<PipeReader>,
     /// The reading end of the process's error output, if it was piped.
     pub stderr: Option<PipeReader>,
+    /// The outer end of its terminal, if it was started with [one](crate::Spawn::terminal).
+    pub terminal: Option<Terminal>,
 }
 
 impl Child {
@@ -167,7 +170,29 @@ impl Child {
             (None, false) => None,
         });
         let (pid, command) = started.ok_or_else(|| attempted(io::ErrorKind::ConnectionAborted.into()))?;
-        Ok(Self { connection, pid, command, stdin: None, stdout: None, stderr: None })
+        Ok(Self { connection, pid, command, stdin: None, stdout: None, stderr: None, terminal: None })
+    }
+
+    /// Asks for one more descriptor of the outer end of its terminal, also of one that was [attached](Self::attach) to:
+    /// [`poll_terminal`](Self::poll_terminal) gives it. Whoever reads takes what is shown away from the others who read.
+    ///
+    /// # Errors
+    /// [`Error::Ended`]; [`Error::Supervisor`].
+    pub fn ask_for_terminal(&self) -> Result<(), Error> {
+        let asked = self.connection.request(&Request::Terminal {});
+        asked.map_err(|source| self.interior().ended_or(Error::Supervisor { attempted: "ask the supervisor".into(), source }))
+    }
+
+    /// Waits for what [`ask_for_terminal`](Self::ask_for_terminal) asked for. [`Error::Unsupported`] where it has none.
+    pub fn poll_terminal(&self, cx: &mut Context<'_>) -> Poll<Result<Terminal, Error>> {
+        let come = |said: &mut Said| match said.terminal.take() {
+            Some(master) => Some(Ok(master)),
+            None if said.unknown >> 23 & 1 == 1 => Some(Err(Error::Unsupported { what: "give its terminal out" })),
+            None if said.closed => Some(Err(Error::Ended)),
+            None => None,
+        };
+        let attempted = |source| Error::Supervisor { attempted: "watch the terminal".into(), source };
+        self.connection.poll(cx, come).map(|master| master.and_then(|master| Terminal::new(master).map_err(attempted)))
     }
 
     /// The first process's id in this process's pid namespace. For messages; what acts on processes goes through the supervisor.

@@ -32,6 +32,8 @@ pub(crate) struct Said {
     pub(crate) unknown: u64,
     /// What it says is kept here.
     pub(crate) log: Option<crate::log::Log>,
+    /// The master of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
     /// Questions whose answers somebody waits for.
     pub(crate) asked: HashSet<u32>,
     /// Lists of further commands that were asked for, and answers to signals, by the question.
@@ -318,6 +320,7 @@ fn take_answer(said: &mut Said, payload: &[u8], fds: Vec<OwnedFd>) -> bool {
         Answer::Signalled { token, errno } => {
             said.signalled.insert(token, errno);
         }
+        Answer::Terminal {} => said.terminal = fds.into_iter().next(),
         Answer::Log {} => said.log = fds.into_iter().next().and_then(|fd| crate::log::Log::of_descriptor(fd).ok()),
         Answer::Never(..) => return false,
     }

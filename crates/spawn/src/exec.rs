@@ -33,12 +33,21 @@ pub struct Exec {
     wall: Option<Duration>,
     background: bool,
     read_at_end: Vec<String>,
+    terminal: Option<(u16, u16)>,
 }
 
 impl Exec {
     /// This program with no arguments. A name without a slash is looked for in the PATH of the environment it gets, inside.
     pub fn new(program: impl Into<OsString>) -> Self {
-        Self { command: Command::new(program.into()), user: None, directory: None, wall: None, background: false, read_at_end: Vec::new() }
+        Self {
+            command: Command::new(program.into()),
+            user: None,
+            directory: None,
+            wall: None,
+            background: false,
+            read_at_end: Vec::new(),
+            terminal: None,
+        }
     }
 
     command_setters!("A variable, over the first command's.");
@@ -65,6 +74,13 @@ impl Exec {
     /// the command.
     pub fn background(mut self, yes: bool) -> Self {
         self.background = yes;
+        self
+    }
+
+    /// Its streams are a terminal, as [`Spawn::terminal`](crate::Spawn::terminal) says.
+    pub fn terminal(mut self, columns: u16, rows: u16) -> Self {
+        self.terminal = Some((columns, rows));
+        self.command.stdio = [Stdio::null(), Stdio::null(), Stdio::null()];
         self
     }
 
@@ -102,6 +118,7 @@ impl Exec {
             wall: self.wall.map_or(0, |wall| u64::try_from(wall.as_millis()).unwrap_or(u64::MAX).max(1)),
             background: self.background,
             read_at_end: read_at_end.list(),
+            terminal: self.terminal.map(|(columns, rows)| wire::Window { columns: columns.into(), rows: rows.into(), end: PhantomData }),
             end: PhantomData,
         };
         let mut bytes = Vec::new();
@@ -314,6 +331,7 @@ impl Told {
                 step(format!("enter the working directory {}: it is outside the root", directory()))
             }
             (stage::STEP, exec_step::DIRECTORY) => step(format!("enter the working directory {}", directory())),
+            (stage::STEP, exec_step::TERMINAL) => step("make a terminal in the container's devpts".into()),
             (stage::STEP, exec_step::PRIVILEGES) => step("take the user's ids and the container's privileges on".into()),
             _ => step("read the command".into()),
         }

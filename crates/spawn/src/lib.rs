@@ -67,6 +67,7 @@ mod signal;
 mod socket;
 mod spawn;
 mod stdio;
+mod terminal;
 
 #[path = "../supervisor/dns.rs"]
 #[allow(dead_code, unreachable_pub, missing_docs)]
@@ -108,6 +109,7 @@ pub use signal::{Signal, UnknownSignal};
 pub use socket::Socket;
 pub use spawn::{Init, OwnerChange, Spawn, Starting, change_owners, remove_tree};
 pub use stdio::{PipeReader, PipeWriter, Stdio};
+pub use terminal::Terminal;
 
 /// What fuzzers call: everything here that parses bytes of strangers.
 #[doc(hidden)]

@@ -201,6 +201,7 @@ fn describe(step: &Step<'_>) -> String {
         Step::Label { attribute, value } => format!("write the label {:?} to {}", String::from_utf8_lossy(value), text(attribute)),
         Step::AwaitExecute {} => "wait until the command may be executed".into(),
         Step::ServeFiles {} => "open files for the owner".into(),
+        Step::Terminal { columns, rows } => format!("make a terminal of {columns} by {rows} in its devpts"),
         Step::Umask { mask } => format!("set the umask {mask:03o}"),
         Step::Never(_, never) => match never {},
     }

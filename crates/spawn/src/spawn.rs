@@ -20,6 +20,7 @@ use crate::reactor::Reactor;
 use crate::rlimits::Rlimit;
 use crate::seccomp::Filter;
 use crate::stdio::{self, PipeReader, PipeWriter, Stdio};
+use crate::terminal::Terminal;
 use crate::wire::{self, Field, Kind, Prepare, Step, create};
 use std::ffi::{CString, OsStr, OsString};
 use std::future::Future;
@@ -76,6 +77,7 @@ pub struct Spawn {
     rehearsal: bool,
     created_first: bool,
     health: Option<HealthTest>,
+    terminal: Option<(u16, u16)>,
     held: Vec<OwnedFd>,
     log: Option<(PathBuf, u64)>,
     exchanges: Vec<Exchange>,
@@ -128,6 +130,7 @@ impl Spawn {
             rehearsal: false,
             created_first: false,
             health: None,
+            terminal: None,
             held: Vec::new(),
             log: None,
             exchanges: Vec::new(),
@@ -413,6 +416,14 @@ impl Spawn {
         self
     }
 
+    /// The three standard streams are a terminal of this size, in characters, from the process's own devpts ([`Mount::standard`]), which controls its
+    /// session: [`Child::terminal`] is the other end.
+    pub fn terminal(mut self, columns: u16, rows: u16) -> Self {
+        self.terminal = Some((columns, rows));
+        self.command.stdio = [Stdio::null(), Stdio::null(), Stdio::null()];
+        self
+    }
+
     /// What this comes to. Pure: needs no privilege, has no effect.
     ///
     /// # Errors
@@ -689,7 +700,9 @@ impl Starting {
         let (pid, command) = decided?;
         self.lifeline = false;
         let (stdin, stdout, stderr) = self.pipes.take().unwrap_or_default();
-        Ok(Child { connection: self.connection.clone(), pid, command, stdin, stdout, stderr })
+        let master = self.connection.now(|said| said.terminal.take());
+        let terminal = master.map(Terminal::new).transpose().map_err(|e| attempted("watch the terminal", e))?;
+        Ok(Child { connection: self.connection.clone(), pid, command, stdin, stdout, stderr, terminal })
     }
 }
 
@@ -848,6 +861,9 @@ impl Lowering {
         }
         if spawn.at_end && spawn.detached {
             self.problems.push("what is told at the end alone can't be detached".into());
+        }
+        if spawn.terminal.is_some() && !spawn.mounts.iter().any(|m| matches!(m.0, MountKind::Devpts)) {
+            self.problems.push("a terminal needs Mount::standard's devpts".into());
         }
         self.file_system(spawn, rooted);
         self.identity(spawn);
@@ -1142,6 +1158,9 @@ impl Lowering {
             spawn.more_groups.iter().for_each(|&gid| groups.push(gid));
             self.steps.push(Step::User { user: &user, home: *home, more_groups: groups.list() });
         }
+        if let Some((columns, rows)) = spawn.terminal {
+            self.steps.push(Step::Terminal { columns: columns.into(), rows: rows.into() });
+        }
         if let Some((directory, made)) = &spawn.directory {
             let path = self.path(directory);
             self.steps.push(Step::Directory { path: &path, create: *made });
@@ -1355,7 +1374,8 @@ impl Lowering {
                 env: env.list(),
                 path: &path,
                 init: spawn.init == Init::Ours,
-                session: false,
+                session: spawn.terminal.is_some(),
+                terminal: spawn.terminal.is_some(),
                 end: PhantomData,
             }),
             wall: spawn.wall.map_or(0, |wall| u64::try_from(wall.as_millis()).unwrap_or(u64::MAX).max(1)),

@@ -16,7 +16,7 @@
 use crate::collect::Collected;
 use crate::execute::{Executable, home_variable};
 use crate::failure::{Failure, Fault};
-use crate::peer::{Peer, answer_to, answers_to};
+use crate::peer::{Peer, answer_to, answer_with, answers_to};
 use crate::prepare::{self, Path};
 use crate::step::Inside;
 use crate::system_call::{
@@ -67,6 +67,8 @@ pub struct Exec {
     /// Whether our init has said that the command runs.
     begun: bool,
     report: Option<Fd>,
+    /// The master of its terminal.
+    terminal: Option<Fd>,
     detached: bool,
     /// Whether it was told that the command runs, or why not.
     decided: bool,
@@ -123,6 +125,7 @@ impl Exec {
             command: None,
             begun: false,
             report: None,
+            terminal: None,
             detached: false,
             decided: false,
             told: false,
@@ -497,6 +500,12 @@ impl Exec {
                     // It is a child of ours, which only we reap: the number is its.
                     (self.pid, self.process) = (pid, beside.take().or_else(|| pidfd_open(pid).ok()));
                 }
+                Ok(Report::Terminal {}) if !self.decided && self.terminal.is_none() => {
+                    self.terminal = beside.take();
+                    if let (Some(peer), Some(master)) = (&self.peer, self.terminal) {
+                        answer_with(peer.socket, &Answer::Terminal {}, master);
+                    }
+                }
                 Ok(Report::Running { at, .. }) if !self.begun => {
                     self.begun = true;
                     self.command = beside.take();
@@ -749,7 +758,8 @@ impl Exec {
         self.deadlines = [(u64::MAX, 0); 2];
         self.hang_up();
         self.streams.close();
-        for f in [&mut self.owner, &mut self.cgroup, &mut self.helper, &mut self.process, &mut self.command, &mut self.report] {
+        let others = [&mut self.owner, &mut self.cgroup, &mut self.helper, &mut self.process, &mut self.command, &mut self.report];
+        for f in others.into_iter().chain([&mut self.terminal]) {
             if let Some(f) = f.take() {
                 close(f);
             }
@@ -826,6 +836,7 @@ fn identity(plan: &Plan<'_>, exec: &wire::Exec<'_>, supervisor: Fd) -> Result<In
         inside.perform(&Step::User { user, home: true, more_groups: no_groups }).map_err(failure(exec_step::USER))?;
     }
     let mut directory = exec.directory;
+    let mut terminal = exec.terminal.map(|window| Step::Terminal { columns: window.columns, rows: window.rows });
     for step in plan.steps.iter() {
         match step {
             Step::Umask { .. } | Step::Rlimit { .. } => inside.perform(&step).map_err(failure(exec_step::LIMITS))?,
@@ -847,6 +858,10 @@ fn identity(plan: &Plan<'_>, exec: &wire::Exec<'_>, supervisor: Fd) -> Result<In
             | Step::BecomeUser { .. }
             | Step::Capabilities { .. }
             | Step::NoNewPrivileges {} => {
+                // While it may all, and when it is known who it will be.
+                if let Some(step) = terminal.take() {
+                    inside.perform(&step).map_err(failure(exec_step::TERMINAL))?;
+                }
                 if let Some(path) = directory.take() {
                     inside.perform(&Step::Directory { path, create: false }).map_err(failure(exec_step::DIRECTORY))?;
                 }
@@ -854,6 +869,9 @@ fn identity(plan: &Plan<'_>, exec: &wire::Exec<'_>, supervisor: Fd) -> Result<In
             }
             _ => {}
         }
+    }
+    if let Some(step) = terminal {
+        inside.perform(&step).map_err(failure(exec_step::TERMINAL))?;
     }
     if let Some(path) = directory {
         inside.perform(&Step::Directory { path, create: false }).map_err(failure(exec_step::DIRECTORY))?;

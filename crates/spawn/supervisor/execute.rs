@@ -3,7 +3,7 @@
 use crate::failure::Fault;
 use crate::interpreter::{ENOUGH, interpreter};
 use crate::prepare::Path;
-use crate::system_call::{AT_FDCWD, Errno, Pointers, close, execve, open, openat2, read, resolve, set_signal_mask, setsid};
+use crate::system_call::{AT_FDCWD, Errno, Fd, Pointers, close, control_by, execve, open, openat2, read, resolve, set_signal_mask, setsid};
 use crate::text::Buffer;
 use crate::wire::{Command, Exec, cause};
 use core::ffi::CStr;
@@ -13,6 +13,7 @@ pub struct Executable<'a> {
     program: &'a CStr,
     path: &'a CStr,
     session: bool,
+    terminal: bool,
     /// Whether who asks doesn't know the PATH, and is told where a missing program was looked for.
     tells_path: bool,
     arguments: Pointers<'a>,
@@ -37,6 +38,7 @@ impl<'a> Executable<'a> {
             program: command.argv.iter().next().ok_or(Errno::EINVAL)?,
             path: command.path,
             session: command.session,
+            terminal: command.terminal,
             tells_path: false,
             arguments: Pointers::of(command.argv.iter(), command.argv.len())?,
             environment,
@@ -61,6 +63,7 @@ impl<'a> Executable<'a> {
             path: path.unwrap_or(container.path),
             // Signals of a terminal's are no further command's.
             session: true,
+            terminal: exec.terminal.is_some(),
             tells_path: true,
             arguments: Pointers::of(exec.argv.iter(), exec.argv.len())?,
             environment,
@@ -78,6 +81,11 @@ impl<'a> Executable<'a> {
         set_signal_mask(0);
         if self.session {
             let _ = setsid();
+        }
+        if self.terminal
+            && let Err(errno) = control_by(Fd(0))
+        {
+            return errno.into();
         }
         if self.program.to_bytes().contains(&b'/') {
             return self.explain(execve(self.program, &self.arguments, &self.environment), self.program);

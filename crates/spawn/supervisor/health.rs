@@ -148,6 +148,7 @@ fn begin(asked: &wire::Health<'_>, container: Container<'_>, id: u32) -> Result<
         wall: asked.timeout,
         background: false,
         read_at_end: List::new(0, &[]),
+        terminal: None,
         end: PhantomData,
     };
     let request: Pages = encode(&request)?;

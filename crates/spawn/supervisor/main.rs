@@ -50,6 +50,7 @@ mod serve;
 mod step;
 #[allow(unsafe_code)]
 mod system_call;
+mod terminal;
 mod text;
 mod tree;
 mod user;

@@ -94,6 +94,7 @@ impl Peer {
             Ok(Request::Detach {}) => Next::Request(Request::Detach {}),
             Ok(Request::Hold {}) => Next::Request(Request::Hold {}),
             Ok(Request::Execute {}) => Next::Request(Request::Execute {}),
+            Ok(Request::Terminal {}) => Next::Request(Request::Terminal {}),
             Ok(Request::Execs { token }) => Next::Request(Request::Execs { token }),
             Ok(Request::SignalExec { token, id, number }) => Next::Request(Request::SignalExec { token, id, number }),
             Ok(Request::Exec {}) => match self.beside.take() {

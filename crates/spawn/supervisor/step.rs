@@ -11,6 +11,7 @@ use crate::system_call::{
     AT_FDCWD, CLONE_NEWNET, Errno, Fd, Received, capset, chdir, chmod_descriptor, clone_tree, close, fchdir, fchownat, fstat, getcwd,
     mount, open, openat2, prctl, receive_message, resolve, set_rlimit, set_seccomp_filter, sethostname, setns, umask, unshare,
 };
+use crate::terminal;
 use crate::user::{self, User};
 use crate::wire::{List, Owner, Reader, Report, Step, cause, create, stage};
 use core::ffi::CStr;
@@ -137,6 +138,7 @@ impl Inside {
                 Ok(())
             }
             Step::AwaitExecute {} => self.await_execute(),
+            Step::Terminal { columns, rows } => terminal::begin(self.mounts.root(), self.user.uid, columns, rows, self.supervisor),
             Step::Never(_, never) => match never {},
         }
     }

@@ -66,6 +66,8 @@ struct Watch<'a> {
     report: Option<Fd>,
     /// The one that relays, and the one that resolves.
     attendants: [Option<Fd>; 2],
+    /// The master of the command's terminal: with it the terminal outlives an owner who lets it.
+    terminal: Option<Fd>,
     /// Whether [`Answer::Started`] or [`Answer::Failed`] was sent, or the first is held back.
     decided: bool,
     /// Whether what the starting needed was given back.
@@ -120,6 +122,7 @@ pub fn supervise(plan: &Plan<'_>, fds: &Planned) -> ! {
         command: None,
         report: None,
         attendants: [None; 2],
+        terminal: None,
         decided: false,
         settled: false,
         created: false,
@@ -676,12 +679,20 @@ impl Watch<'_> {
                     self.collect();
                 }
                 Ok(Report::Network {}) if !self.decided && self.attendants[0].is_none() => self.attend_to(&fds),
+                Ok(Report::Terminal {}) if !self.decided && self.terminal.is_none() => {
+                    self.terminal = fds.as_slice().first().copied();
+                    if let (Some(peer), Some(master)) = (&self.peer, self.terminal) {
+                        answer_with(peer.socket, &Answer::Terminal {}, master);
+                    }
+                }
                 Ok(Report::Created {}) if !self.decided => {
                     self.created = true;
                     self.answer(&Answer::Created {});
                 }
                 // A stranger may have taken PID 1 over; what it says beyond this is nothing.
-                Ok(Report::Network {} | Report::Made { .. } | Report::Created {} | Report::Never(..)) | Err(_) => {}
+                Ok(Report::Network {} | Report::Made { .. } | Report::Created {} | Report::Terminal {} | Report::Never(..)) | Err(_) => {
+                    fds.close();
+                }
             },
             Ok(_) | Err(_) => {
                 self.close_report();
@@ -854,6 +865,10 @@ impl Watch<'_> {
                 }
                 answer_to(answers, &Answer::Signalled { token, errno });
             }
+            Request::Terminal {} => match self.terminal {
+                Some(master) => answer_with(answers, &Answer::Terminal {}, master),
+                None => answer_to(answers, &Answer::Unknown { request: 23 }),
+            },
             Request::Exec {} | Request::Open {} | Request::Never(..) => {}
         }
     }

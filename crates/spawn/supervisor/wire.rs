@@ -496,6 +496,8 @@ record! {
         init: bool,
         /// Whether the command gets a session of its own.
         session: bool,
+        /// Whether its standard input is the terminal that controls it.
+        terminal: bool,
     }
 }
 
@@ -627,6 +629,8 @@ choice! {
         36 BindOwned { source: &'a CStr, target: &'a CStr, attributes: u64, user: &'a CStr, uid: u32, gid: u32, mapped: bool }
         /// Makes the user namespace that [`Step::BindOwned`] needs where there is none.
         37 BeginOwners {}
+        /// A terminal from the container's devpts in the place of the standard streams; its master is reported.
+        38 Terminal { columns: u32, rows: u32 }
         /// Binds what another mount namespace has at a path.
         40 Borrow { path: &'a CStr, target: &'a CStr, attributes: u64 }
         /// Restricts this process and all that come of it to what the rules name: landlock(7). `handled` are the rights that are restricted.
@@ -676,6 +680,16 @@ record! {
         background: bool,
         /// Files of its cgroup whose contents are sent with [`Answer::Ended`]: names.
         read_at_end: List<'a, &'a CStr>,
+        /// A terminal in the place of its streams.
+        terminal: Option<Window<'a>>,
+    }
+}
+
+record! {
+    /// The size of a terminal.
+    Window {
+        columns: u32,
+        rows: u32,
     }
 }
 
@@ -702,6 +716,8 @@ choice! {
         21 Execute {}
         /// As [`Request::Detach`], and live no longer than the last of those who asked for this. Answered likewise, to who asked.
         22 Hold {}
+        /// The master of its terminal: [`Answer::Terminal`], with it beside; [`Answer::Unknown`] where it has none.
+        23 Terminal {}
     }
 }
 
@@ -806,6 +822,7 @@ pub mod exec_step {
     pub const PRIVILEGES: u32 = 3;
     /// The container's v1 cgroups.
     pub const CGROUPS: u32 = 4;
+    pub const TERMINAL: u32 = 5;
 }
 
 /// Which part of a plan failed.
@@ -881,6 +898,8 @@ choice! {
         9 Log {}
         /// All is made, and the command waits for [`Request::Execute`].
         20 Created {}
+        /// Its terminal is there: beside this comes a descriptor of the master.
+        22 Terminal {}
         /// What tests have said so far: one of [`health`], failures in a row, tests in all; how the last one ended, as wait(2) gives it, and what
         /// it said.
         21 Health { state: u8, failing: u32, tests: u32, status: i32, output: &'a [u8] }
@@ -919,6 +938,8 @@ choice! {
         4 Made { pid: u32 }
         /// The network namespace that it made itself, and its user namespace, beside it: for the attendant.
         5 Network {}
+        /// The master of the terminal that it made, beside it.
+        6 Terminal {}
         /// All is made; the command waits.
         20 Created {}
     }

@@ -1258,6 +1258,36 @@ pub fn mount_clearattr(f: Fd, attributes: u64) -> Result<()> {
     unit(call(shared::MOUNT_SETATTR, [f.0 as usize, text(c""), AT_EMPTY_PATH, change.as_ptr() as usize, size_of_val(&change), 0]))
 }
 
+// Terminals; see ioctl_tty(2).
+
+/// Lets the other end of a master be opened.
+pub fn unlock_terminal(master: Fd) -> Result<()> {
+    const TIOCSPTLCK: usize = 0x4004_5431;
+    let no = 0i32;
+    unit(call(number::IOCTL, [master.0 as usize, TIOCSPTLCK, &raw const no as usize, 0, 0, 0]))
+}
+
+/// The other end of a master.
+pub fn terminal_of_master(master: Fd) -> Result<Fd> {
+    const TIOCGPTPEER: usize = 0x5441;
+    let flags = (open::READ_WRITE | open::NOCTTY | open::CLOEXEC) as usize;
+    call(number::IOCTL, [master.0 as usize, TIOCGPTPEER, flags, 0, 0, 0]).map(|f| Fd(f as i32))
+}
+
+/// The size of a terminal, in characters.
+pub fn set_window_size(terminal: Fd, columns: u16, rows: u16) -> Result<()> {
+    const TIOCSWINSZ: usize = 0x5414;
+    // struct winsize
+    let size = [rows, columns, 0, 0];
+    unit(call(number::IOCTL, [terminal.0 as usize, TIOCSWINSZ, size.as_ptr() as usize, 0, 0, 0]))
+}
+
+/// Makes a terminal that of this process's session, which has none.
+pub fn control_by(terminal: Fd) -> Result<()> {
+    const TIOCSCTTY: usize = 0x540e;
+    unit(call(number::IOCTL, [terminal.0 as usize, TIOCSCTTY, 0, 0, 0, 0]))
+}
+
 // Memory.
 
 /// Fresh zeroed memory.
