@@ -6,16 +6,15 @@
 
 use crate::support::image::{Compressed, Layout};
 use crate::support::importer;
+use crate::support::mounts::inside;
 use crate::support::tree::{Difference, Tree, differences, tree};
-use crate::support::{directory_in_memory, need, program, repository};
+use crate::support::{need, repository};
 use coracle::image::OciLayout;
 use coracle::layers::Overlay;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-const INSIDE: &str = "CORACLE_TEST_UNPACKERS";
 
 /// What is odd about a stack, beside files, directories, links, FIFOs, hard links, replaced kinds and whiteouts, which all have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -478,8 +477,7 @@ fn listed(page: &str) -> BTreeMap<Line, bool> {
     rows.collect()
 }
 
-fn compare(seeds: std::ops::Range<u64>) {
-    let place = PathBuf::from(std::env::var_os(INSIDE).expect("it is set"));
+fn compare(place: &Path, seeds: std::ops::Range<u64>) {
     let storage = |name: &str| place.join(name).display().to_string();
     let tools = Tools {
         podman: [
@@ -498,7 +496,7 @@ fn compare(seeds: std::ops::Range<u64>) {
         ]
         .map(str::to_owned)
         .to_vec(),
-        place: place.clone(),
+        place: place.to_owned(),
     };
     let version = |program: &str| {
         let said = tools.run(program, &["--version"]).expect("it tells its version");
@@ -563,38 +561,23 @@ fn compare(seeds: std::ops::Range<u64>) {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Once more, in a mount namespace that goes with it.
-fn inside(test: &str, compare: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return compare();
-    }
-    let place = directory_in_memory();
-    let status = Command::new(program::find("unshare").expect("util-linux is there"))
-        .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe().expect("a test knows its program"))
-        .args([test, "--exact", "--nocapture", "--include-ignored"])
-        .env(INSIDE, place.path())
-        .status();
-    assert!(status.expect("unshare runs").success());
-}
-
 /// Stacks of the run that every change passes.
 const STACKS: u64 = 84;
 
 #[test]
 fn stacks_of_layers_are_put_together_as_podman_and_umoci_do() {
     need!(Root, Repository, Podman, Umoci);
-    inside("root::unpackers::stacks_of_layers_are_put_together_as_podman_and_umoci_do", || compare(0..STACKS));
+    inside("root::unpackers::stacks_of_layers_are_put_together_as_podman_and_umoci_do", |place| compare(place, 0..STACKS));
 }
 
 #[test]
 #[ignore = "soak: three thousand stacks of layers, other ones each day"]
 fn thousands_of_stacks_are_put_together_as_podman_and_umoci_do() {
     need!(Root, Repository, Podman, Umoci);
-    inside("root::unpackers::thousands_of_stacks_are_put_together_as_podman_and_umoci_do", || {
+    inside("root::unpackers::thousands_of_stacks_are_put_together_as_podman_and_umoci_do", |place| {
         let days = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970").as_secs() / 86_400;
         let count = std::env::var("CORACLE_STACKS").ok().and_then(|text| text.parse().ok()).unwrap_or(3000);
         println!("RESULT: stacks from seed {}", days * 10_000);
-        compare(days * 10_000..days * 10_000 + count);
+        compare(place, days * 10_000..days * 10_000 + count);
     });
 }

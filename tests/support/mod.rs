@@ -31,11 +31,13 @@ pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod importer;
 pub(crate) mod leftovers;
+pub(crate) mod mounts;
 pub(crate) mod needs;
 pub(crate) mod owner;
 pub(crate) mod place;
 pub(crate) mod postgres;
 pub(crate) mod program;
+pub(crate) mod recorder;
 pub(crate) mod registry;
 pub(crate) mod rootfs;
 pub(crate) mod tree;
@@ -127,6 +129,8 @@ pub(crate) fn met(need: Need) -> bool {
         Need::Corpora => corpora().join("complete").is_file(),
         Need::ProjectQuotas => euid.is_root() && host::has_project_quotas(),
         Need::Repository => repository().join("deny.toml").is_file(),
+        Need::Fuse => std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok(),
+        Need::LoopDevices => std::fs::metadata("/dev/loop-control").is_ok() && program::works("losetup", &["--find"]),
     }
 }
 

@@ -73,6 +73,10 @@ pub(crate) enum Need {
     ProjectQuotas,
     /// The sources beside the test: it reads this repository.
     Repository,
+    /// `/dev/fuse`, for root.
+    Fuse,
+    /// Loop devices, for root.
+    LoopDevices,
 }
 
 /// Who runs the tests, and where.
@@ -130,6 +134,8 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     // The kernel of the machine that tests this has no quota format (CONFIG_QFMT_V2).
     (Need::ProjectQuotas, "project-quotas", &[]),
     (Need::Repository, "repository", &[Root]),
+    (Need::Fuse, "fuse", &[Root]),
+    (Need::LoopDevices, "loop-devices", &[Root]),
 ];
 
 impl Need {

@@ -1,12 +1,13 @@
 //! Puts an image's layers together, and puts right what a layer couldn't know of those below it.
 //!
-//! Layers are unpacked alone, in any order, and shared by all images. Three things in a layer mean something only above others:
+//! Layers are unpacked alone, in any order, and shared by all images. Four things in a layer mean something only above others:
 //!
 //! - a directory that it has no entry for, but files in it: the directory's metadata is that of the layer below;
 //! - a hard link to a file of a layer below;
-//! - an opaque root, which overlay wouldn't see: nothing below it is mounted.
+//! - an opaque root, which overlay wouldn't see: nothing below it is mounted;
+//! - no entry for its root: then the root is that of the last layer that has one.
 //!
-//! For the first two a thin layer goes directly above the one that needs it. Overlay merges directories and takes the metadata of the
+//! For all but the third a thin layer goes directly above the one that needs it. Overlay merges directories and takes the metadata of the
 //! topmost, so the thin layer has only those directories, and copies of the linked files. It depends on all layers below and is kept
 //! by chainID (OCI image-spec, config.md, "Layer ChainID"). A lower symbolic link where a layer has a directory is hidden by it, as in
 //! Docker and containerd.
@@ -26,6 +27,7 @@ use rustix::io::Errno;
 use crate::confine::{is_whiteout, open_beneath, open_directory};
 use crate::error::{Error, Result};
 use crate::ownership::{Ledger, Ownership};
+use crate::record::Kinds;
 use crate::store::{LayerStore, is_complete};
 use crate::unpack::{LayerReport, open_root};
 use crate::whiteout::{Flavour, is_overlay_attribute};
@@ -37,12 +39,21 @@ pub(crate) fn paths(store: &LayerStore, diff_ids: &[Digest]) -> Result<Vec<PathB
     }
     // The base first while it grows.
     let mut stack: Vec<PathBuf> = Vec::new();
-    for ((diff_id, chain_id), report) in diff_ids.iter().zip(Digest::chain(diff_ids)).zip(&reports) {
+    // Of the roots only the topmost shows. Where the last layer says nothing of it, it's the one of the last layer that does.
+    let mut root: Option<PathBuf> = None;
+    for (number, ((diff_id, chain_id), report)) in diff_ids.iter().zip(Digest::chain(diff_ids)).zip(&reports).enumerate() {
         if report.opaque_root {
             stack.clear();
+            root = None;
         }
         let layer = store.layer(diff_id);
-        let correction = correction(store, &layer, &chain_id, report, &stack)?;
+        let silent = report.implicit_parents.iter().any(|path| path.as_os_str().is_empty());
+        let last = number + 1 == diff_ids.len();
+        let below = Below { stack: &stack, root: root.as_deref().filter(|_| silent && last) };
+        let correction = correction(store, &layer, &chain_id, report, below)?;
+        if !silent {
+            root = Some(layer.join("fs"));
+        }
         // The same layer once more: all that its lower place shows, the upper one shows too, and overlay takes no directory twice.
         let fs = layer.join("fs");
         stack.retain(|below| *below != fs);
@@ -53,9 +64,20 @@ pub(crate) fn paths(store: &LayerStore, diff_ids: &[Digest]) -> Result<Vec<PathB
     Ok(stack)
 }
 
-/// The thin layer that goes above `layer`, if it needs one upon `below` (the base first).
-fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &LayerReport, below: &[PathBuf]) -> Result<Option<PathBuf>> {
-    if report.links_below.is_empty() && (report.implicit_parents.is_empty() || below.is_empty()) {
+/// What a layer lies on.
+#[derive(Clone, Copy)]
+struct Below<'a> {
+    /// The base first.
+    stack: &'a [PathBuf],
+    /// The layer whose root is to show, where it isn't the topmost one's.
+    root: Option<&'a Path>,
+}
+
+/// The thin layer that goes above `layer`, if it needs one upon those below.
+fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &LayerReport, below: Below<'_>) -> Result<Option<PathBuf>> {
+    let mut parents = report.implicit_parents.iter().filter(|path| !path.as_os_str().is_empty()).peekable();
+    let alone = report.links_below.is_empty() && (parents.peek().is_none() || below.stack.is_empty());
+    if alone && below.root.is_none() {
         return Ok(None);
     }
     let directory = store.chain(chain_id);
@@ -65,7 +87,7 @@ fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &Laye
     let name = report.diff_id.to_string();
     let io = |attempt: &'static str, path: &Path, errno: Errno| Error::io(attempt, path, errno);
     let mut view = View { layers: Vec::new(), flavour: store.options().flavour, ledgers: HashMap::new() };
-    for fs in std::iter::once(&layer.join("fs")).chain(below.iter().rev()) {
+    for fs in std::iter::once(&layer.join("fs")).chain(below.stack.iter().rev()) {
         let root = rustix::fs::open(fs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| io("open", fs, errno))?;
         view.layers.push((fs.clone(), root));
@@ -73,7 +95,7 @@ fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &Laye
 
     // What needs the correction, before anything is written: most often nothing does.
     let mut inherit: BTreeMap<Vec<u8>, Found> = BTreeMap::new();
-    for path in &report.implicit_parents {
+    for path in parents {
         let bytes = path.as_os_str().as_bytes();
         if view.hidden_by_own_opaque(bytes).map_err(|errno| io("look at", path, errno))? {
             continue;
@@ -85,7 +107,12 @@ fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &Laye
             inherit.insert(bytes.to_vec(), found);
         }
     }
-    if inherit.is_empty() && report.links_below.is_empty() {
+    // The root that is to show, if it's another layer's and looks otherwise.
+    let model = match below.root.and_then(|root| view.layers.iter().position(|(fs, _)| fs == root)) {
+        Some(model) if view.root(model)? != view.root(0)? => model,
+        _ => 0,
+    };
+    if inherit.is_empty() && report.links_below.is_empty() && model == 0 {
         return Ok(None);
     }
 
@@ -133,7 +160,7 @@ fn correction(store: &LayerStore, layer: &Path, chain_id: &Digest, report: &Laye
             builder.link(&mut view, copy, path_bytes)?;
         }
     }
-    let ledger = builder.finish(&mut view)?;
+    let ledger = builder.finish(&mut view, model)?;
     let empty =
         LayerReport { implicit_parents: Vec::new(), links_below: Vec::new(), skipped: Vec::new(), skipped_total: 0, ..report.clone() };
     temporary.publish(&directory, &empty, &ledger, store.options(), None)?;
@@ -217,6 +244,17 @@ impl View {
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// How a layer's root looks: mode, owner, the owner that waits, time, attributes.
+    fn root(&mut self, layer: usize) -> Result<(u32, (u32, u32), Option<(u32, u32, u32)>, (i64, i64), Option<u32>)> {
+        let deferred = self.deferred(layer, b"")?;
+        let root = &self.layers[layer].1;
+        let stat = rustix::fs::fstat(root).map_err(|errno| Error::io("look at", "/", errno))?;
+        let kinds = Kinds { flavour: self.flavour, capabilities: false };
+        #[allow(clippy::unnecessary_cast, clippy::cast_lossless)]
+        let time = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
+        Ok((stat.st_mode, (stat.st_uid, stat.st_gid), deferred, time, kinds.sum(root, b"")))
     }
 
     /// The owner that waits to be applied to a file of a layer.
@@ -327,7 +365,8 @@ impl Builder {
         }
     }
 
-    fn finish(mut self, view: &mut View) -> Result<Ledger> {
+    /// Sets what was put off; the root looks as that of the layer `model`.
+    fn finish(mut self, view: &mut View, model: usize) -> Result<Ledger> {
         let mut directories = std::mem::take(&mut self.describe);
         directories.sort_by(|(a, _), (b, _)| b.cmp(a));
         for (path, model) in directories {
@@ -339,17 +378,17 @@ impl Builder {
         let root = &self.root;
         rustix::fs::fchmod(root, Mode::from_raw_mode(0o755)).map_err(|errno| Error::io("set the mode of", "/", errno))?;
         // The root of a thin layer is the topmost too: it has to look as the roots below it.
-        let stat = rustix::fs::fstat(&view.layers[0].1).map_err(|errno| Error::io("look at", "/", errno))?;
+        let stat = rustix::fs::fstat(&view.layers[model].1).map_err(|errno| Error::io("look at", "/", errno))?;
         let owner = match self.ownership {
             Ownership::Keep => Some((Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid))),
             _ => None,
         };
         if self.ownership == Ownership::Defer
-            && let Some(owner) = view.deferred(0, b"")?
+            && let Some(owner) = view.deferred(model, b"")?
         {
             self.ledger.owners.insert(Vec::new(), owner);
         }
-        describe(&view.layers[0].1, &stat, root, owner, self.ownership).map_err(|errno| Error::io("describe", "/", errno))?;
+        describe(&view.layers[model].1, &stat, root, owner, self.ownership).map_err(|errno| Error::io("describe", "/", errno))?;
         Ok(self.ledger)
     }
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result, show};
 use crate::ownership::{Ownership, read_ownership};
-use crate::record;
+use crate::record::{self, Kinds};
 use crate::remove::remove_tree;
 use crate::store::{LayerStore, is_complete, nonce};
 
@@ -32,7 +32,7 @@ pub struct LayersChecked {
 }
 
 impl LayerStore {
-    /// Compares every unpacked layer with what was recorded when it was unpacked: files, links, modes, owners, times, contents.
+    /// Compares every unpacked layer with what was recorded when it was unpacked: files, links, modes, owners, times, contents, extended attributes.
     /// With `repair`, layers with faults are moved away, unless `used` says that somebody uses them: the next pull, load or start
     /// unpacks them anew. Reads everything.
     ///
@@ -92,7 +92,7 @@ impl LayerStore {
             given.extend(deferred.owners.into_iter().map(|owner| bytes(owner.path)));
         }
         let root = directory.join("fs");
-        let compared = record::compare(&root, &recorded, options.flavour, options.ownership != Ownership::Defer, &given)?;
+        let compared = record::compare(&root, &recorded, Kinds::of(options), options.ownership != Ownership::Defer, &given)?;
         checked.layers += 1;
         checked.files += compared.files;
         checked.unread += compared.unread;

@@ -286,7 +286,7 @@ impl SnapshotDraft {
         };
         let directory = store.snapshot_directory(&id);
         // What was copied a moment ago isn't read again.
-        let files = crate::record::Record::outline(&temporary.path.join("fs"), store.options().flavour)?;
+        let files = crate::record::Record::outline(&temporary.path.join("fs"), crate::record::Kinds::of(store.options()))?;
         temporary.publish(&directory, &report, &ledger, store.options(), Some(&files))?;
         if fs::read(directory.join("snapshot.json")).ok().as_deref() != Some(&text[..]) {
             return Err(taken(&name));

@@ -27,7 +27,7 @@ use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::fs;
 use std::hash::{BuildHasher, Hasher as _};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ownership::{Ledger, Ownership};
-use crate::record::{self, Record};
+use crate::record::{self, Kinds, Record};
 use crate::remove::remove_tree;
 use crate::unpack::{LayerReport, Options, Pipeline, Skipped, Turns, open_root};
 use crate::whiteout::Flavour;
@@ -133,7 +133,13 @@ impl LayerStore {
         if !path.exists() {
             let temporary = layers.join(format!("store.json.{}", nonce()));
             let text = serde_json::to_vec(&header).map_err(|error| Error::io("write", &path, error))?;
-            fs::write(&temporary, text).map_err(|error| Error::io("write", &temporary, error))?;
+            // On the disk before it has its name: a power cut may leave a name without contents, and without this no layer can be read.
+            let write = || {
+                let mut file = fs::File::create_new(&temporary)?;
+                file.write_all(&text)?;
+                file.sync_all()
+            };
+            write().map_err(|error| Error::io("write", &temporary, error))?;
             let from = rustix::fs::CWD;
             let renamed = rustix::fs::renameat_with(from, &temporary, from, &path, RenameFlags::NOREPLACE);
             let _ = fs::remove_file(&temporary);
@@ -519,7 +525,7 @@ impl Temporary {
         let file = fs::File::create(&path).map(io::BufWriter::new).map_err(|error| Error::io("write", &path, error))?;
         match record {
             Some(record) => record.write(file),
-            None => Record::read(&self.path.join("fs"), options.flavour)?.write(file),
+            None => Record::read(&self.path.join("fs"), Kinds::of(options))?.write(file),
         }
         .map_err(|error| Error::io("write", &path, error))?;
         match boot_id()?.filter(|_| options.durability != Durability::Layer) {

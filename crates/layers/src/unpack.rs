@@ -31,7 +31,7 @@ use crate::decompress::{Inflater, PIECE};
 use crate::error::{Error, Result, show};
 use crate::limits::Limits;
 use crate::ownership::{Ledger, Ownership};
-use crate::record::{Line, Record, crc};
+use crate::record::{Kinds, Line, Record, crc};
 use crate::remove;
 use crate::tar::{Entry, Kind, Reader, Timestamp};
 use crate::whiteout::{self, Flavour, Mark};
@@ -82,7 +82,8 @@ pub struct LayerReport {
     pub skipped: Vec<Skipped>,
     /// How many things weren't put on disk.
     pub skipped_total: u64,
-    /// Directories without an entry of their own, made 0755. Where a layer below has them, its metadata is right for them.
+    /// Directories without an entry of their own, made 0755; the root is the empty path. Where a layer below has them, its metadata is
+    /// right for them.
     pub implicit_parents: Vec<PathBuf>,
     /// Hard links (path, target) to files of the layers below. They aren't on disk: [`LayerStore::paths`](crate::LayerStore::paths)
     /// makes them.
@@ -519,7 +520,7 @@ impl<'a> Unpacker<'a> {
                 let file = self.replacing(&path, &parent, name, "create", || rustix::fs::openat(&*parent, *name, flags, mode))?;
                 let sum = self.contents(reader, &file, entry.size)?;
                 self.describe_file(&path, &written, &file, &metadata)?;
-                self.record_file(path, &file, &metadata, entry.size, sum)?;
+                self.record_file(path, (&parent, name), &file, &metadata, entry.size, sum)?;
                 return Ok(());
             }
             Kind::Symlink(target) => {
@@ -561,7 +562,7 @@ impl<'a> Unpacker<'a> {
         }
         self.describe_special(&path, &written, &parent, name, &metadata, matches!(entry.kind, Kind::Symlink(_)))?;
         let sum = if let Kind::Symlink(target) = &entry.kind { Some(crc(target)) } else { None };
-        Ok(self.record_special(path, &parent, name, sum)?)
+        Ok(self.record_special(path, &parent, name, sum, !metadata.xattrs.is_empty())?)
     }
 
     fn ledger_forget(&mut self, path: &[u8]) {
@@ -617,7 +618,7 @@ impl<'a> Unpacker<'a> {
         }
         let parent = self.tree.open(&place.parent)?;
         match rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) => self.record_special(path, &parent, name, None),
+            Ok(()) => self.record_special(path, &parent, name, None, false),
             Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(failed("make the whiteout")(errno)),
         }
@@ -721,7 +722,7 @@ impl<'a> Unpacker<'a> {
             self.ledger.link(&real, path);
         }
         if !self.record.link(&real, path) {
-            self.record_special(path.to_vec(), &to, name, None)?;
+            self.record_special(path.to_vec(), &to, name, None, true)?;
         }
         Ok(true)
     }
@@ -762,7 +763,15 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Writes down what became of a file: by what was asked for, unless that may be something else on disk.
-    fn record_file(&mut self, path: Vec<u8>, file: &OwnedFd, metadata: &Metadata, size: u64, sum: Option<u32>) -> Result<(), Refusal> {
+    fn record_file(
+        &mut self,
+        path: Vec<u8>,
+        (parent, name): (&OwnedFd, &[u8]),
+        file: &OwnedFd,
+        metadata: &Metadata,
+        size: u64,
+        sum: Option<u32>,
+    ) -> Result<(), Refusal> {
         let look = || rustix::fs::fstat(file).map_err(failed("look at"));
         let Metadata { mode, uid, gid, mtime, xattrs, .. } = metadata;
         let owner = if self.options.ownership == Ownership::Keep { Some((*uid, *gid)) } else { self.created };
@@ -779,15 +788,20 @@ impl<'a> Unpacker<'a> {
                     line
                 }
             }
-            _ => Line::of(&look()?, sum),
+            _ => {
+                let attributes = if xattrs.is_empty() { Some(0) } else { Kinds::of(self.options).sum(parent, name) };
+                Line::of(&look()?, sum).with_attributes(attributes)
+            }
         };
         self.record.set(path, line);
         Ok(())
     }
 
-    fn record_special(&mut self, path: Vec<u8>, parent: &OwnedFd, name: &[u8], sum: Option<u32>) -> Result<(), Refusal> {
+    /// `attributes`: whether it was given some.
+    fn record_special(&mut self, path: Vec<u8>, parent: &OwnedFd, name: &[u8], sum: Option<u32>, attributes: bool) -> Result<(), Refusal> {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("look at"))?;
-        self.record.set(path, Line::of(&stat, sum));
+        let attributes = if attributes { Kinds::of(self.options).sum(parent, name) } else { Some(0) };
+        self.record.set(path, Line::of(&stat, sum).with_attributes(attributes));
         Ok(())
     }
 
@@ -948,7 +962,7 @@ impl<'a> Unpacker<'a> {
             if opaque.iter().any(|above| is_at_or_below(&path, above)) {
                 self.drop_whiteouts(&path).map_err(|refusal| self.refused(refusal, &path, 0))?;
             }
-            if directory.metadata.is_none() && !path.is_empty() {
+            if directory.metadata.is_none() {
                 self.report.implicit_parents.push(as_path(&path));
             }
             self.directory_end(&path, directory).map_err(|refusal| self.refused(refusal, &path, 0))?;
@@ -1002,7 +1016,8 @@ impl<'a> Unpacker<'a> {
         }
         self.describe_open(path, path, &fd, &metadata, false)?;
         let stat = rustix::fs::fstat(&fd).map_err(failed("look at"))?;
-        self.record.set(path.to_vec(), Line::of(&stat, Some(if opaque { crc(b"y") } else { 0 })));
+        let attributes = if metadata.xattrs.is_empty() { Some(0) } else { Kinds::of(self.options).sum(&fd, b"") };
+        self.record.set(path.to_vec(), Line::of(&stat, Some(if opaque { crc(b"y") } else { 0 })).with_attributes(attributes));
         Ok(())
     }
 }

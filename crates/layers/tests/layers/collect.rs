@@ -118,13 +118,56 @@ fn every_change_to_a_layer_is_found_and_named() {
 }
 
 #[test]
+fn a_changed_attribute_is_found_and_a_record_without_attributes_is_read() {
+    let scratch = scratch();
+    let store = LayerStore::open(scratch.path(), options()).unwrap();
+    let note = |name: &str, kind: u8| (name.to_owned(), kind);
+    let mut archive = Archive::new();
+    for (name, kind) in [note("file", b'0'), note("taken", b'0'), note("directory", b'5')] {
+        archive = archive.pax(&[("SCHILY.xattr.user.note", b"as it was"), ("SCHILY.xattr.user.more", b"\0=")]).item(Item::new(kind, name));
+    }
+    let (info, root) = unpacked(&store, archive.file("plain", "x").end());
+    if store.report(&info.diff_id).unwrap().skipped_total > 0 {
+        return crate::scratch::skip("a file system with attributes of users");
+    }
+    assert_eq!(faults(&store, &root), [""; 0]);
+    let set = |path: &str, name: &str, value: &[u8]| {
+        rustix::fs::setxattr(root.join(path), name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    set("file", "user.note", b"as it is!");
+    set("plain", "user.new", b"");
+    set("directory", "user.more", b"");
+    rustix::fs::removexattr(root.join("taken"), "user.more").unwrap();
+    let what = "has other extended attributes";
+    let expected = ["directory", "file", "plain", "taken"].map(|path| format!("{path}: {what}"));
+    assert_eq!(faults(&store, &root), expected);
+    // What belongs to the machine is none of the image's.
+    if is_root() {
+        set("plain", "security.machine", b"label");
+        assert_eq!(faults(&store, &root), expected);
+    }
+
+    let record = root.with_file_name("files");
+    let text = fs::read_to_string(&record).unwrap();
+    let older = |line: &str| {
+        let mut words: Vec<&str> = line.splitn(9, ' ').collect();
+        if words.len() == 9 {
+            words.remove(7);
+        }
+        words.join(" ").replace("coracle-files 2", "coracle-files 1")
+    };
+    fs::write(&record, text.lines().map(|line| older(line) + "\n").collect::<String>()).unwrap();
+    assert_eq!(faults(&store, &root), [""; 0]);
+}
+
+#[test]
 fn a_damaged_record_is_a_fault_and_none_is_told() {
     let scratch = scratch();
     let store = LayerStore::open(scratch.path(), options()).unwrap();
     let (_, root) = unpacked(&store, everything());
     let record = root.with_file_name("files");
     let text = fs::read_to_string(&record).unwrap();
-    for damaged in ["", "coracle-files 1\n", "coracle-files 2\nend 0\n", &text[..text.len() - 2], &text.replacen(" 644 ", " 9 ", 1)] {
+    for damaged in ["", "coracle-files 1\n", "coracle-files 3\nend 0\n", &text[..text.len() - 2], &text.replacen(" 644 ", " 9 ", 1)] {
         fs::write(&record, damaged).unwrap();
         let found = faults(&store, &root);
         assert_eq!(found, [": has a damaged record"], "{damaged:.30}");

@@ -65,6 +65,43 @@ fn check(archives: &[Archive], expected: &[(&str, &str)]) {
 }
 
 #[test]
+fn the_root_is_that_of_the_last_layer_that_has_an_entry_for_it() {
+    // Needs root, to mount overlays.
+    if !is_root() {
+        return skip("root");
+    }
+    let root = |mode: u32, uid: u32| Archive::new().item(Item::new(b'5', "./").mode(mode).uid(uid).mtime(u64::from(uid)));
+    let silent = || Archive::new().file("a", "1");
+    let check = |archives: &[Archive], expected: &str| {
+        let scratch = scratch();
+        let store = LayerStore::open(scratch.path(), Options::root()).unwrap();
+        let archives: Vec<Vec<u8>> = archives.iter().map(|archive| archive.clone().end()).collect();
+        let mut lower = store.paths(&stored(&store, &archives)).unwrap();
+        // Once more: what was made is found.
+        assert_eq!(store.paths(&archives.iter().map(|archive| Digest::sha256(archive)).collect::<Vec<_>>()).unwrap(), lower);
+        let empty = scratch.path().join("empty");
+        fs::create_dir(&empty).unwrap();
+        lower.push(empty);
+        // ` d MODE UID:GID SIZE TIME`, its name being empty.
+        let lines = shown(scratch.path(), &Overlay::new(lower));
+        let line = lines.iter().find(|line| line.starts_with(" d ")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(format!("{} {} {}", words[1], words[2], words[4].split('.').next().unwrap()), expected);
+    };
+    check(&[root(0o700, 5), silent()], "755 5:0 5");
+    check(&[root(0o1777, 5), silent(), silent().file("b", "2")], "1777 5:0 5");
+    check(&[root(0o777, 5), root(0o755, 6), silent()], "755 6:0 6");
+    check(&[root(0o777, 5), silent(), root(0o755, 6)], "755 6:0 6");
+    check(&[silent(), silent().file("b", "2")], "755 0:0 0");
+    // Beside what else a layer needs corrected.
+    let below = || root(0o1777, 7).dir("d", 0o700);
+    check(&[below(), Archive::new().file("d/in", "1")], "1777 7:0 7");
+    check(&[below(), Archive::new().file("d/in", "1"), silent()], "1777 7:0 7");
+    // Nothing of what an opaque root hides.
+    check(&[below(), silent().file(".wh..wh..opq", "")], "755 0:0 0");
+}
+
+#[test]
 fn whiteouts_hide_what_is_below_and_nothing_else() {
     // Needs root, to mount overlays.
     if !is_root() {

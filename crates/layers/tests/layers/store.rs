@@ -73,7 +73,7 @@ fn a_layer_is_there_when_it_is_whole_and_not_before() {
     assert!(store.contains(&info));
     assert_eq!(store.list().unwrap(), std::slice::from_ref(&info.diff_id));
     let report = store.report(&info.diff_id).unwrap();
-    assert_eq!((report.entries, report.diff_id, report.implicit_parents.len()), (50, info.diff_id.clone(), 10));
+    assert_eq!((report.entries, report.diff_id, report.implicit_parents.len()), (50, info.diff_id.clone(), 11));
     let path = &store.paths(std::slice::from_ref(&info.diff_id)).unwrap()[0];
     assert_eq!(fs::read_to_string(path.join("d3/f13")).unwrap(), "13 ".repeat(2000));
     // Once more costs nothing.

@@ -283,7 +283,7 @@ fn modes_hinder_nothing_and_are_right_at_the_end() {
         assert_eq!(fs::metadata(root.join("setgid/file")).unwrap().gid(), 0);
         assert_eq!(mode(root.join("closed/sub")), 0o755);
     }
-    assert_eq!(report.implicit_parents, [PathBuf::from("closed/sub")]);
+    assert_eq!(report.implicit_parents, [PathBuf::new(), PathBuf::from("closed/sub")]);
 }
 
 #[test]
