@@ -8,7 +8,6 @@ use coracle::{Container, Engine};
 use serde_json::json;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Room for what xfs asks at least, and btrfs.
 const SIZE: u64 = 320 << 20;
@@ -112,9 +111,9 @@ fn images_containers_and_snapshots_live_on_the_file_systems_of_the_field() {
 
 /// As in a container of Docker's, whose root is an overlay.
 #[test]
-fn on_an_overlay_images_are_kept_and_a_container_says_where_its_changes_can_go() {
+fn a_directory_on_an_overlay_is_refused_with_words_and_what_lies_on_one_is_run() {
     need!(Root, Busybox);
-    inside("root::filesystems::on_an_overlay_images_are_kept_and_a_container_says_where_its_changes_can_go", |place| {
+    inside("root::filesystems::a_directory_on_an_overlay_is_refused_with_words_and_what_lies_on_one_is_run", |place| {
         let layout = layout(place);
         for name in ["lower", "upper", "work"] {
             std::fs::create_dir_all(place.join("below").join(name)).expect("it can be made");
@@ -123,9 +122,17 @@ fn on_an_overlay_images_are_kept_and_a_container_says_where_its_changes_can_go()
         let options = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("work"));
         let mounted = Mounted::new(&["-t", "overlay", "-o", &options, "overlay"], place.join("overlay"));
         let engine = Engine::builder().root(mounted.0.join("coracle")).open().unwrap_or_else(|error| panic!("{error}"));
-        let run = block_on(Container::from_oci_layout(&layout).engine(&engine).cmd(["true"]).output());
-        let error = run.expect_err("an overlay can't write to another one");
-        println!("{error}\n{:?}", error.remedy());
+        let root = place.join("base");
+        for container in [Container::from_oci_layout(&layout), Container::from_rootfs(&root)] {
+            let error = block_on(container.engine(&engine).cmd(["true"]).output()).expect_err("an overlay can't write to another one");
+            assert!(matches!(error, coracle::Error::Layers(coracle::layers::Error::OnOverlay { .. })), "{error}");
+            assert!(error.to_string().contains("lies on an overlay, where no layers can be unpacked"), "{error}");
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains("/dev/shm")), "{:?}", error.remedy());
+        }
+        // What the error says helps: elsewhere it works, and what lies on the overlay may be what is run.
+        let elsewhere = Engine::builder().root(place.join("elsewhere")).open().unwrap_or_else(|error| panic!("{error}"));
+        let copied = mounted.0.join("base");
+        program::run("cp", ["-a", &root.display().to_string(), &copied.display().to_string()]);
+        assert_eq!(said(Container::from_rootfs(&copied).engine(&elsewhere).cmd(["sh", "-c", "echo x > /mine; cat /mine"])), "x\n");
     });
-    let _ = Command::new("true");
 }

@@ -1,5 +1,6 @@
 //! Tests of what only root can do. Each begins with `need!(Root);`.
 
+mod diffs;
 mod filesystems;
 mod fixtures;
 mod full_disk;

@@ -394,13 +394,33 @@ fn stack(seed: u64) -> (Situation, Vec<Vec<Entry>>) {
     (situation, made)
 }
 
-struct Tools {
+/// podman and umoci, with roots of their own.
+pub(super) struct Tools {
     place: PathBuf,
     podman: Vec<String>,
 }
 
 impl Tools {
-    fn run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
+    pub(super) fn new(place: &Path) -> Self {
+        let storage = |name: &str| place.join(name).display().to_string();
+        let flags = [
+            "--root",
+            &storage("podman"),
+            "--runroot",
+            &storage("podman-run"),
+            "--storage-driver",
+            "overlay",
+            "--runtime",
+            "runc",
+            "--cgroup-manager",
+            "cgroupfs",
+            "--events-backend",
+            "none",
+        ];
+        Self { podman: flags.map(str::to_owned).to_vec(), place: place.to_owned() }
+    }
+
+    pub(super) fn run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
         let out = Command::new(program)
             .args(arguments)
             .current_dir(&self.place)
@@ -416,7 +436,7 @@ impl Tools {
         }
     }
 
-    fn podman(&self, words: &[&str]) -> Result<String, String> {
+    pub(super) fn podman(&self, words: &[&str]) -> Result<String, String> {
         let mut arguments: Vec<&str> = self.podman.iter().map(String::as_str).collect();
         arguments.extend(words);
         self.run("podman", &arguments)
@@ -441,7 +461,7 @@ impl Tools {
         seen
     }
 
-    fn by_us(&self, layout: &Path, name: &str) -> Result<Tree, String> {
+    pub(super) fn by_us(&self, layout: &Path, name: &str) -> Result<Tree, String> {
         let place = self.place.join("ours");
         std::fs::create_dir(&place).expect("it can be made");
         let (store, layers) = importer::open(&place);
@@ -478,26 +498,7 @@ fn listed(page: &str) -> BTreeMap<Line, bool> {
 }
 
 fn compare(place: &Path, seeds: std::ops::Range<u64>) {
-    let storage = |name: &str| place.join(name).display().to_string();
-    let tools = Tools {
-        podman: [
-            "--root",
-            &storage("podman"),
-            "--runroot",
-            &storage("podman-run"),
-            "--storage-driver",
-            "overlay",
-            "--runtime",
-            "runc",
-            "--cgroup-manager",
-            "cgroupfs",
-            "--events-backend",
-            "none",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-        place: place.to_owned(),
-    };
+    let tools = Tools::new(place);
     let version = |program: &str| {
         let said = tools.run(program, &["--version"]).expect("it tells its version");
         said.split(' ').nth(2).expect("a version is the third word").split(['+', ',']).next().unwrap_or_default().to_owned()

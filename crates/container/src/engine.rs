@@ -126,6 +126,19 @@ impl Engine {
         Ok(self.0.images.get_or_init(|| (store, layers)))
     }
 
+    /// The layers that a plain user has from when there were other ids: with sub-ids those of one id, and the other way round.
+    pub(crate) fn other_layers(&self) -> Result<Option<LayerStore>, Error> {
+        let (ownership, directory) = match &self.0.id_map {
+            None => return Ok(None),
+            Some(map) if map.is_single() => (Ownership::Defer, self.0.root.clone()),
+            Some(_) => (Ownership::Squash, self.0.root.join("single")),
+        };
+        if !directory.join("layers/store.json").exists() {
+            return Ok(None);
+        }
+        Ok(Some(LayerStore::open(&directory, Options::user(ownership))?))
+    }
+
     /// The images that are here.
     ///
     /// # Errors

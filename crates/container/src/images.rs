@@ -79,14 +79,19 @@ impl Engine {
     }
 
     /// Removes what no image needs: blobs and layers of images whose names moved on, what interrupted pulls left. With `all` every
-    /// image, too, that no container and no pull holds. Safe beside live pulls and running containers, of whatever process.
+    /// image, too, that no container and no pull holds. Layers that this user unpacked with other ids, before sub-ids came or went, go
+    /// unless somebody uses them. Safe beside live pulls and running containers, of whatever process.
     /// docker-image-prune(1).
     ///
     /// # Errors
     /// [`Error::Image`].
     pub fn prune_images(&self, all: bool) -> Result<Removed, Error> {
         let (store, layers) = self.images_store()?;
-        let removed = store.prune(all, layers)?;
+        let mut removed = store.prune(all, layers)?;
+        if let Some(other) = self.other_layers()? {
+            removed.swept.extend(store.prune_unused(&other)?);
+            self.0.emptying.begin(store, &other, self.0.id_map.as_ref());
+        }
         self.0.emptying.begin(store, layers, self.0.id_map.as_ref());
         Ok(removed)
     }

@@ -218,6 +218,10 @@ pub(crate) async fn ground(engine: &Engine, builder: &ContainerBuilder) -> Resul
     let mut base = Base::default();
     let (lower, config, lease, name) = match &builder.source {
         Source::Rootfs(path) => {
+            // Images' layers look at it themselves.
+            if coracle_layers::is_overlay(&engine.0.runs)? {
+                return Err(coracle_layers::Error::OnOverlay { store: engine.0.runs.clone() }.into());
+            }
             let path = path.canonicalize().map_err(|source| Error::State { attempted: "find", path: path.clone(), source })?;
             let lower = if path == Path::new("/") && engine.0.id_map.is_some() {
                 Lower::HostByDirectories

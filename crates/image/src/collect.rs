@@ -233,6 +233,16 @@ impl Store {
         Ok(removed)
     }
 
+    /// Removes from a sink all that nobody uses now, also what images have: for layers that can be had elsewhere, or from their blobs.
+    ///
+    /// # Errors
+    /// [`Error::Sweep`], [`Error::Disk`].
+    pub fn prune_unused(&self, sink: &dyn LayerSink) -> Result<Vec<Swept>, Error> {
+        let _alone = self.alone()?;
+        let held = self.held()?;
+        sink.sweep(&held).map_err(|source| Error::Sweep { source })
+    }
+
     /// Removes certain things, as far as nothing needs them.
     pub(crate) fn forget(&self, things: Needs, sink: &dyn LayerSink) -> Result<(), Error> {
         let _alone = self.alone()?;

@@ -76,6 +76,12 @@ pub enum Error {
         /// Why that fails.
         what: Cow<'static, str>,
     },
+    /// The store's directory lies on an overlay: there are no whiteouts there, and no overlay keeps its changes there.
+    #[error("{} lies on an overlay, where no layers can be unpacked and no container can keep its changes", store.display())]
+    OnOverlay {
+        /// The store's directory.
+        store: PathBuf,
+    },
     /// The layer isn't in the store, or was only half unpacked when something died.
     #[error("layer {diff_id} isn't unpacked in {}", store.display())]
     Missing {
@@ -165,6 +171,11 @@ impl Error {
             }
             Error::Missing { .. } => Some("pull the image again".into()),
             Error::Version { .. } => Some("use a newer version of Coracle, or another directory".into()),
+            Error::OnOverlay { .. } => Some(
+                "keep it on another file system, by CORACLE_ROOT, --root or EngineBuilder::root: in a container of Docker's or Podman's on a \
+                 volume, or in memory below /dev/shm"
+                    .into(),
+            ),
             Error::Store { .. } => Some("give each kind of user a store of its own".into()),
             Error::Io { source, attempt, .. } => match rustix::io::Errno::from_io_error(source) {
                 Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Some("free some space: nothing of this layer was kept".into()),

@@ -72,6 +72,6 @@ pub use overlay::{Overlay, Parameter};
 pub use ownership::{Deferred, Device, Owner, Ownership, read_ownership};
 pub use remove::remove_tree;
 pub use snapshot::{Snapshot, SnapshotDraft};
-pub use store::LayerStore;
+pub use store::{LayerStore, is_overlay};
 pub use unpack::{LayerReport, Options, Skipped, unpack};
 pub use whiteout::Flavour;

@@ -120,6 +120,9 @@ impl LayerStore {
         ] {
             fs::create_dir_all(path).map_err(|error| Error::io("make the directory", path, error))?;
         }
+        if is_overlay(&layers)? {
+            return Err(Error::OnOverlay { store: layers });
+        }
         let refuse = |what: String| Err(Error::Store { store: layers.clone(), what });
         let stat = rustix::fs::stat(&layers).map_err(|errno| Error::io("look at", &layers, errno))?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
@@ -661,6 +664,19 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(Error::io("read", path, error)),
     }
+}
+
+/// Whether a directory lies on overlayfs, where no other overlay can keep its changes.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn is_overlay(directory: &Path) -> Result<bool> {
+    /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
+    const MAGIC: u64 = 0x794c_7630;
+    let found = rustix::fs::statfs(directory).map_err(|errno| Error::io("look at the file system of", directory, errno))?;
+    #[allow(clippy::unnecessary_cast, clippy::cast_lossless, clippy::cast_sign_loss)]
+    let kind = found.f_type as u64;
+    Ok(kind & 0xffff_ffff == MAGIC)
 }
 
 /// Says that a directory reached the disk.
