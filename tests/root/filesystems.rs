@@ -29,7 +29,10 @@ fn layout(place: &Path) -> PathBuf {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(if kind == tar::EntryType::Directory { 0o2775 } else { 0o4755 });
-        (header.set_uid(1000), header.set_gid(7), header.set_mtime(1_600_000_000), header.set_size(bytes.len() as u64));
+        header.set_uid(1000);
+        header.set_gid(7);
+        header.set_mtime(1_600_000_000);
+        header.set_size(bytes.len() as u64);
         archive.append_data(&mut header, name, bytes).expect("it is written to memory");
     };
     add("data/.wh.gone", tar::EntryType::Regular, b"", &[]);

@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use crate::confine::{is_whiteout, open_beneath, open_directory};
 use crate::error::{Error, Result};
 use crate::ownership::{Ledger, Ownership};
-use crate::record::Kinds;
+use crate::record::{Kinds, Line};
 use crate::store::{LayerStore, is_complete};
 use crate::unpack::{LayerReport, open_root};
 use crate::whiteout::{Flavour, is_overlay_attribute};
@@ -180,6 +180,9 @@ impl Found {
     }
 }
 
+/// An owner that waits to be given: user, group, mode.
+type Waiting = (u32, u32, u32);
+
 /// The layers, the one in question first and then those below it, the topmost first.
 struct View {
     layers: Vec<(PathBuf, OwnedFd)>,
@@ -246,19 +249,17 @@ impl View {
         }
     }
 
-    /// How a layer's root looks: mode, owner, the owner that waits, time, attributes.
-    fn root(&mut self, layer: usize) -> Result<(u32, (u32, u32), Option<(u32, u32, u32)>, (i64, i64), Option<u32>)> {
+    /// How a layer's root looks, and the owner that waits.
+    fn root(&mut self, layer: usize) -> Result<(Line, Option<Waiting>)> {
         let deferred = self.deferred(layer, b"")?;
         let root = &self.layers[layer].1;
         let stat = rustix::fs::fstat(root).map_err(|errno| Error::io("look at", "/", errno))?;
         let kinds = Kinds { flavour: self.flavour, capabilities: false };
-        #[allow(clippy::unnecessary_cast, clippy::cast_lossless)]
-        let time = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
-        Ok((stat.st_mode, (stat.st_uid, stat.st_gid), deferred, time, kinds.sum(root, b"")))
+        Ok((Line::of(&stat, None).with_attributes(kinds.sum(root, b"")), deferred))
     }
 
     /// The owner that waits to be applied to a file of a layer.
-    fn deferred(&mut self, layer: usize, path: &[u8]) -> Result<Option<(u32, u32, u32)>> {
+    fn deferred(&mut self, layer: usize, path: &[u8]) -> Result<Option<Waiting>> {
         if !self.ledgers.contains_key(&layer) {
             let ledger = match self.layers[layer].0.parent() {
                 Some(directory) => Ledger::load(directory)?,
