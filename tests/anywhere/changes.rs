@@ -328,7 +328,7 @@ fn a_running_container_stands_still_while_it_is_copied_and_goes_on() {
     let place = Place::empty();
     let layout = layout(&place);
     // Two files that are never equal for long but always written one after the other: the second never is ahead.
-    let line = "dd if=/dev/zero of=/data/big bs=1000000 count=8 2> /dev/null; \
+    let line = "dd if=/dev/zero of=/data/big bs=1000000 count=8 2> /dev/null; echo 0 > /data/first; echo 0 > /data/second; \
         { n=0; while :; do n=$((n+1)); echo $n > /data/first; echo $n > /data/second; done; } & true";
     let container = changed(image(&place, &layout), line);
     let count = |container: &Container| {
