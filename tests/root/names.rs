@@ -104,7 +104,7 @@ fn serve_names(at: &NetNs, address: &str) -> Server {
 
 #[test]
 fn containers_find_each_other_by_name_on_their_networks_only() {
-    need!(Root, Busybox);
+    need!(Root, Busybox, Dig);
     let (host, place) = (Host::new(), Place::new());
     let (front, back) = (Network::bridge(), Network::internal());
     let _server = serve_names(&host.world, WORLD);
@@ -138,7 +138,7 @@ fn containers_find_each_other_by_name_on_their_networks_only() {
 
 #[test]
 fn a_name_of_several_is_answered_with_each_first_in_turn() {
-    need!(Root, Busybox);
+    need!(Root, Busybox, Dig);
     let (host, place) = (Host::new(), Place::new());
     let network = Network::internal();
     let all: Vec<Container> = (0..3).map(|_| run(&host, place.sh("sleep 1000").network(network.clone().alias("service")))).collect();
@@ -153,7 +153,7 @@ fn a_name_of_several_is_answered_with_each_first_in_turn() {
 
 #[test]
 fn other_names_are_the_hosts_servers_and_an_internal_network_asks_nobody() {
-    need!(Root, Busybox);
+    need!(Root, Busybox, Dig);
     let (host, place) = (Host::new(), Place::new());
     let server = serve_names(&host.world, WORLD);
     let ask = |builder: ContainerBuilder| run(&host, builder.dns(WORLD).dns_search("corp.example"));
@@ -183,7 +183,7 @@ fn other_names_are_the_hosts_servers_and_an_internal_network_asks_nobody() {
 
 #[test]
 fn port_53_is_the_containers_own() {
-    need!(Root, Busybox);
+    need!(Root, Busybox, Dig);
     let (host, place) = (Host::new(), Place::new());
     let network = Network::internal();
     let named = run(&host, place.sh("sleep 1000").name("named").network(network.clone()));
@@ -196,7 +196,7 @@ fn port_53_is_the_containers_own() {
 
 #[test]
 fn names_go_with_whoever_has_them_also_when_everybody_is_killed() {
-    need!(Root, Busybox, Program);
+    need!(Root, Busybox, Program, Dig);
     let (host, place) = (Host::new(), Place::new());
     host.at(|| place.engine().create_network("n", &Network::internal())).expect("it is made");
     let named = |name: &str| place.sh("sleep 1000").name(name).network(Network::named("n"));

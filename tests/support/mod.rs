@@ -121,6 +121,7 @@ pub(crate) fn met(need: Need) -> bool {
         Need::LinuxLibcDev => std::fs::metadata("/usr/include/linux/audit.h").is_ok(),
         // Whether the kernel has it is known only to who tries; the one test of it does.
         Need::Ia32Emulation => cfg!(target_arch = "x86_64"),
+        Need::Dig => program::find("dig").is_some(),
         Need::Podman => program::find("podman").is_some(),
         Need::Docker => program::find("dockerd").is_some(),
         Need::OpenSsl => program::find("openssl").is_some(),

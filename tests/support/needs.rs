@@ -57,6 +57,8 @@ pub(crate) enum Need {
     LinuxLibcDev,
     /// A kernel that runs 32-bit programs of x86.
     Ia32Emulation,
+    /// dig.
+    Dig,
     /// podman, a peer that unpacks layers.
     Podman,
     /// Docker's server, which a test starts with roots of its own.
@@ -125,6 +127,7 @@ const TABLE: &[(Need, &str, &[Tier])] = &[
     (Need::Postgres, "postgresql", &[Root, User]),
     (Need::LinuxLibcDev, "linux-libc-dev", &[Root, User, NoSub]),
     (Need::Ia32Emulation, "config-ia32-emulation", &[]),
+    (Need::Dig, "dig", &[Root, User, NoSub]),
     (Need::Podman, "podman", &[Root, User, NoSub]),
     (Need::Docker, "dockerd", &[Root, User, NoSub]),
     (Need::OpenSsl, "openssl", &[Root, User, NoSub]),

@@ -45,6 +45,7 @@ const TOOLS: &[Tool] = &[
     tool("go", "golang-go", "an oracle: Go's reader of tar archives, and its test data"),
     tool(TAR_SPLIT, "golang-github-vbatts-tar-split-dev", "tar archives that nobody here wrote"),
     tool("/usr/lib/python3.11/test/testtar.tar", "libpython3.11-testsuite", "tar archives that nobody here wrote"),
+    tool("dig", "bind9-dnsutils", "asks what answers names in private networks"),
     tool("bzip2", "bzip2", "one of them is compressed by it"),
 ];
 
@@ -57,6 +58,7 @@ const PEERS: &[Tool] = &[
     tool("ip", "iproute2", "a network namespace's loopback"),
     tool("podman", "podman", "a peer"),
     tool("dockerd", "docker.io", "a peer"),
+    tool("/usr/lib/podman/netavark", "netavark", "a peer: the network of podman"),
     tool("containerd", "containerd", "a peer"),
     tool("unpigz", "pigz", "makes containerd faster"),
     tool("umoci", "umoci", "a peer"),
