@@ -179,9 +179,9 @@ impl State<'_> {
             }
         }
         for i in (0..pending).rev() {
-            if ready(&self.polled, 2 + i) && self.hear(i) {
-                self.free(i);
-            } else if self.pending.get(i).is_some_and(|pending| pending.next <= time) && !self.ask_again(i, time) {
+            let is_late = |pending: &Pending| pending.next <= time;
+            let over = ready(&self.polled, 2 + i) && self.hear(i) || self.pending.get(i).is_some_and(is_late) && !self.ask_again(i, time);
+            if over {
                 self.free(i);
             }
         }
