@@ -6,10 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// A directory in memory, and what is in the sentinel's.
+/// A directory, in memory if `cargo xtask` runs this, and what is in the sentinel's.
 static PLACE: LazyLock<(PathBuf, BTreeMap<PathBuf, String>)> = LazyLock::new(|| {
-    let parent = if Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
-    let place = parent.join(format!("coracle-fuzz-applier-{}", std::process::id()));
+    let place = std::env::temp_dir().join(format!("coracle-fuzz-applier-{}", std::process::id()));
     let sentinel = place.join("sentinel");
     std::fs::create_dir_all(sentinel.join("dir")).expect("it can be made");
     std::fs::write(sentinel.join("file"), "untouched").expect("it can be written");

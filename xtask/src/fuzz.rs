@@ -1,6 +1,6 @@
 //! The step `fuzz`: each target of `fuzz/` for a minute, beginning with the corpus that the tree keeps.
 
-use crate::process::Run;
+use crate::process::{Outside, Run};
 use crate::test::Outcome;
 use crate::{Result, metadata, tools};
 use std::path::Path;
@@ -48,9 +48,12 @@ fn run_one(fuzz: &Path, target: &str, seconds: u32, path: &str) -> Result<String
         run = run.arg(kept);
     }
     let log = metadata::target().join("xtask/logs").join(format!("fuzz-{target}.log"));
+    // A fuzzer ends without taking anything back.
+    let place = Outside::in_memory(&format!("fuzz-{target}"))?;
     let logged = run
         .args(["--", &format!("-max_total_time={seconds}"), "-rss_limit_mb=4096", "-timeout=10", "-print_final_stats=1"])
         .env("PATH", path)
+        .env("TMPDIR", &place.path().display().to_string())
         .limit(Duration::from_secs(u64::from(seconds) + 300))
         .logged(&log)?;
     if logged.success {

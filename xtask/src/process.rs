@@ -187,7 +187,17 @@ pub(crate) struct Outside(PathBuf);
 impl Outside {
     /// Below /var/tmp, which is a disk: overlays need extended attributes that an old kernel's tmpfs lacks.
     pub(crate) fn new(name: &str) -> Result<Self> {
-        let path = PathBuf::from(format!("/var/tmp/coracle-{name}-{}", std::process::id()));
+        Self::below(Path::new("/var/tmp"), name)
+    }
+
+    /// In memory where there is a place: for what is made and removed thousands of times a second.
+    pub(crate) fn in_memory(name: &str) -> Result<Self> {
+        let memory = Path::new("/dev/shm");
+        Self::below(if memory.is_dir() { memory } else { Path::new("/var/tmp") }, name)
+    }
+
+    fn below(parent: &Path, name: &str) -> Result<Self> {
+        let path = parent.join(format!("coracle-{name}-{}", std::process::id()));
         remove(&path)?;
         std::fs::create_dir_all(&path).map_err(|error| format!("can't make {}: {error}", path.display()))?;
         Ok(Self(path))
