@@ -127,6 +127,11 @@ impl Placement {
         let mut on_v2: Vec<Control> = Vec::new();
         let cpu_time = wanted.contains(&Control::CpuTime);
         for control in wanted.into_iter().filter(|control| *control != Control::CpuTime) {
+            // v1 asks for CAP_SYS_ADMIN, v2 for the right to load programs, whoever owns the cgroup.
+            if control == Control::Devices && owner.uid != 0 {
+                refuse(control, Reason::NeedsRoot);
+                continue;
+            }
             let controller = control.v1_controller();
             let Some(mount) = hierarchies.v1(controller) else {
                 on_v2.push(control);
@@ -185,10 +190,7 @@ impl Placement {
                             V2 { controls: Vec::new(), enable: BTreeSet::new(), controllers: base.enabled.clone(), base: base.dir.clone() };
                         for control in on_v2 {
                             match base.can(control, hierarchies) {
-                                Ok(()) if control == Control::Devices => match owner.uid {
-                                    0 => part.controls.push(control),
-                                    _ => refuse(control, Reason::NeedsRoot),
-                                },
+                                Ok(()) if control == Control::Devices => part.controls.push(control),
                                 Ok(()) => {
                                     let controller = control.controller().to_owned();
                                     if part.controllers.insert(controller.clone()) {
