@@ -26,7 +26,7 @@ pub(crate) enum Act {
     Exit,
     /// The same, and then becomes another program, by execve(2).
     Exec,
-    /// Says `READY`, and starts and ends containers for ever.
+    /// Starts and ends a container, says `READY`, and goes on with others for ever.
     Churn,
     /// Starts a container and detaches it; says `READY` and its id.
     Detach,
@@ -272,6 +272,8 @@ fn play(act: Act, engine: &Engine, sh: &(dyn Fn(&str) -> ContainerBuilder + Sync
             panic!("{error}");
         }
         Act::Churn => {
+            // The first takes longer, on a slow machine by many lives of those that come.
+            let _ = block_on(limited("true").output()).expect("it runs");
             ready("");
             loop {
                 let container = block_on(limited("sleep 1000 & echo; sleep 0.001").spawn()).expect("it starts");
