@@ -112,18 +112,18 @@ fn what_a_device_may_not_be_opened_for_is_held_by_a_control_group() {
 fn settings_of_its_namespaces_are_its_own() {
     need!(Busybox, UserNamespaces);
     let place = Place::new();
-    let host = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("there is /proc");
-    assert_eq!(said(place.sh("cat /proc/sys/net/core/somaxconn").sysctl("net.core.somaxconn", "77")), "77\n");
-    assert_eq!(std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("there is /proc"), host);
+    let host = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_keepalive_time").expect("there is /proc");
+    assert_eq!(said(place.sh("cat /proc/sys/net/ipv4/tcp_keepalive_time").sysctl("net.ipv4.tcp_keepalive_time", "77")), "77\n");
+    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/tcp_keepalive_time").expect("there is /proc"), host);
     if met(Need::Root) {
         let line = "cat /proc/sys/kernel/shmmax /proc/sys/fs/mqueue/msg_max";
         assert_eq!(said(place.sh(line).sysctl("kernel.shmmax", "65536").sysctl("fs.mqueue.msg_max", "5")), "65536\n5\n");
     }
     // CVE-2022-0811 and its kin are in escapes.rs.
-    let (text, ..) = fails(place.sh("true").sysctl("net.core.somaxconn", "1").network(Network::host()));
-    assert_eq!(text, "the setting net.core.somaxconn would be somebody else's, whose namespace is shared");
-    let (text, ..) = fails(place.sh("true").sysctl("net.core.no_such", "1"));
-    assert!(text.starts_with("can't set /proc/sys/net/core/no_such"), "{text}");
+    let (text, ..) = fails(place.sh("true").sysctl("net.ipv4.tcp_keepalive_time", "1").network(Network::host()));
+    assert_eq!(text, "the setting net.ipv4.tcp_keepalive_time would be somebody else's, whose namespace is shared");
+    let (text, ..) = fails(place.sh("true").sysctl("net.ipv4.no_such", "1"));
+    assert!(text.starts_with("can't set /proc/sys/net/ipv4/no_such"), "{text}");
     place.assert_clean();
 }
 

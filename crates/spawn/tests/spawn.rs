@@ -319,11 +319,13 @@ fn effects_are_undone_also_where_the_start_failed() {
 #[test]
 fn what_cannot_be_taken_back_is_told_and_stays_on_record_until_it_can() {
     let dir = tempfile::tempdir().unwrap();
-    let (run, busy) = (dir.path().join("run"), dir.path().join("busy"));
+    let (runs, busy) = (dir.path().join("runs"), dir.path().join("busy"));
+    let run = runs.join("run");
+    std::fs::create_dir(&runs).unwrap();
     std::fs::create_dir(&busy).unwrap();
     std::fs::write(busy.join("file"), "").unwrap();
     let child = shell("true")
-        .effect(Effect::RunDirectory { parent: dir.path().into(), name: "run".into(), description: Vec::new() })
+        .effect(Effect::RunDirectory { parent: runs.clone(), name: "run".into(), description: Vec::new() })
         .undo(Undo::RemoveCgroup(busy.clone()))
         .undo(Undo::RemoveTree(run.clone()))
         .spawn()
@@ -333,7 +335,7 @@ fn what_cannot_be_taken_back_is_told_and_stays_on_record_until_it_can() {
     assert_eq!(left.iter().map(|left| left.path.clone()).collect::<Vec<_>>(), std::slice::from_ref(&busy));
     assert!(run.join("record").exists());
     std::fs::remove_file(busy.join("file")).unwrap();
-    assert_eq!(sweep(dir.path()).unwrap().0, 1);
+    assert_eq!(sweep(&runs).unwrap().0, 1);
     assert!(!run.exists() && !busy.exists());
 }
 
