@@ -19,6 +19,36 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
+/// The verbs that are said most, alone: a parser of all of them takes more than a millisecond to make, which is a third of a life.
+#[derive(Debug, Parser)]
+#[command(name = "coracle", disable_help_subcommand = true)]
+struct Frequent {
+    #[arg(long, global = true)]
+    root: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: FrequentCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum FrequentCommand {
+    Run(Box<Run>),
+    Exec(Exec),
+}
+
+impl Arguments {
+    /// Reads the words of a command line, of which the first is the program's name.
+    pub(crate) fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = words.into_iter().collect();
+        match Frequent::try_parse_from(&words) {
+            Ok(Frequent { root, command: FrequentCommand::Run(run) }) => Ok(Self { root, command: Command::Run(run) }),
+            Ok(Frequent { root, command: FrequentCommand::Exec(exec) }) => Ok(Self { root, command: Command::Exec(exec) }),
+            // Another verb, a question for help, a mistake: the whole answers.
+            Err(_) => Self::try_parse_from(words),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Box<Run>),

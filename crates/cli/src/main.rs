@@ -34,7 +34,6 @@ mod terminal;
 mod volumes;
 
 use arguments::{Arguments, Command, ContainerCommand, ImageCommand};
-use clap::Parser;
 use coracle_container::{Engine, Error, RegistryClient};
 use failure::Failure;
 use std::future::Future;
@@ -42,7 +41,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let Arguments { root, command } = match Arguments::try_parse() {
+    let Arguments { root, command } = match Arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Nothing can be said about a closed standard error.

@@ -186,7 +186,7 @@ mod tests {
     use clap::{CommandFactory, Parser};
 
     fn parse(words: &[&str]) -> Result<Run, clap::Error> {
-        match Arguments::try_parse_from(["coracle", "run"].iter().chain(words))?.command {
+        match Arguments::read(["coracle", "run"].iter().chain(words).map(OsString::from))?.command {
             Command::Run(run) => Ok(*run),
             _ => unreachable!("it says run"),
         }
@@ -212,6 +212,26 @@ mod tests {
     #[test]
     fn the_definition_of_the_flags_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_parser_of_frequent_verbs_reads_what_the_whole_does() {
+        let lines = [
+            "coracle --root /r run --rm -m 256m -e A=b --name x debian:12 sh -c true",
+            "coracle run --root /r --rootfs / -- echo --root /q",
+            "coracle exec -e A=b x ls --root",
+            "coracle --root /r exec --root /q x true",
+            "coracle ps -a",
+            "coracle run",
+            "coracle run --no-such-flag x",
+            "coracle exec --help",
+            "coracle --version",
+        ];
+        for line in lines {
+            let words = || line.split(' ').map(OsString::from);
+            let shown = |read: Result<Arguments, clap::Error>| read.map(|read| format!("{read:?}")).map_err(|error| error.to_string());
+            assert_eq!(shown(Arguments::read(words())), shown(Arguments::try_parse_from(words())), "{line}");
+        }
     }
 
     #[test]
