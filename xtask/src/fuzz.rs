@@ -53,7 +53,7 @@ fn run_one(fuzz: &Path, target: &str, seconds: u32, path: &str) -> Result<String
     let logged = run
         .args(["--", &format!("-max_total_time={seconds}"), "-rss_limit_mb=4096", "-timeout=10", "-print_final_stats=1"])
         .env("PATH", path)
-        .env("TMPDIR", &place.path().display().to_string())
+        .env("TMPDIR", place.path().display().to_string())
         .limit(Duration::from_secs(u64::from(seconds) + 300))
         .logged(&log)?;
     if logged.success {
